@@ -1,0 +1,114 @@
+"""Connections that another thread can interrupt, and that hand over all that has arrived.
+
+requests and urllib3 do the HTTP. Two things they do not offer are added below them, at the two places that
+``http.client`` and urllib3 have for it (``response_class`` and ``ConnectionCls``): a way to the socket while
+the answer's headers are still awaited, and a read of a chunked body that gives every chunk that is there.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.client
+import socket
+import threading
+from typing import Any, Protocol
+
+from urllib3.connectionpool import HTTPConnectionPool
+
+from .decoding import ChunkedDecoder
+
+#: How much one read asks for, in bytes.
+READ_SIZE = 64 * 1024
+
+
+class Owner(Protocol):
+    """Who uses connections: an exchange of ``transport``."""
+
+    def attach(self, connection: Any) -> None: ...
+
+
+#: ``current.owner`` is whoever sends a request in this thread.
+current = threading.local()
+
+
+class BufferedResponse(http.client.HTTPResponse):
+    """A response whose ``read1`` gives all of a chunked body that has arrived, not one chunk a call."""
+
+    _decoder: ChunkedDecoder | None = None
+
+    def read1(self, n: int = -1) -> bytes:
+        if not self.chunked or self.fp is None:
+            return super().read1(n)
+        if self._decoder is None:
+            self._decoder = ChunkedDecoder()
+        while True:
+            received = self.fp.read1(n if n > 0 else READ_SIZE)  # one recv at most
+            if not received:
+                raise http.client.IncompleteRead(b"")
+            try:
+                data = self._decoder.feed(received)
+            except ValueError as error:
+                raise http.client.HTTPException(str(error)) from None
+            if self._decoder.done:
+                self.close()
+            if data or self._decoder.done:
+                return data
+
+
+class Interruptible:
+    """Mixed into urllib3's connection classes: tells the current owner when an answer is awaited.
+
+    ``interrupt`` may be called from any thread; ``guard`` makes sure that it never hits a connection that
+    has already gone on to its next owner.
+    """
+
+    response_class = BufferedResponse
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.guard = threading.Lock()
+        self.owner: Owner | None = None
+        self.wire: socket.socket | None = None  # kept, for http.client lets go of a socket that will close
+
+    def getresponse(self, *args: Any, **kwargs: Any) -> Any:
+        owner = getattr(current, "owner", None)
+        with self.guard:
+            self.owner = owner
+            self.wire = self.sock  # type: ignore[attr-defined]
+        if owner is not None:
+            owner.attach(self)
+        return super().getresponse(*args, **kwargs)  # type: ignore[misc]
+
+    def interrupt(self, owner: Owner) -> None:
+        """Ends a read that blocks in another thread, if the connection is still the owner's."""
+        with self.guard:
+            if self.owner is owner and self.wire is not None:
+                _shut_down(self.wire)
+
+    def release(self, owner: Owner) -> None:
+        """Says that the owner no longer uses the connection."""
+        with self.guard:
+            if self.owner is owner:
+                self.owner = self.wire = None
+
+
+def _shut_down(wire: Any) -> None:
+    try:
+        if isinstance(wire, socket.socket):
+            # Not SSLSocket.shutdown: that takes the TLS state away from the thread that reads.
+            socket.socket.shutdown(wire, socket.SHUT_RDWR)
+        else:  # TLS inside TLS, through an https proxy
+            wire.socket.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # it was closed in the meantime
+
+
+@functools.cache
+def _interruptible(connection_class: type) -> type:
+    return type(connection_class.__name__, (Interruptible, connection_class), {})
+
+
+def make_interruptible(pool: HTTPConnectionPool) -> None:
+    """Lets a pool make interruptible connections from now on. Idempotent; needs no lock."""
+    if not issubclass(pool.ConnectionCls, Interruptible):
+        pool.ConnectionCls = _interruptible(pool.ConnectionCls)

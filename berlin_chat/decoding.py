@@ -1,0 +1,321 @@
+"""Bytes as they arrive → chunks → lines → events and objects → text.
+
+Everything here is pure: it knows neither HTTP nor a provider, and gives the same result however the
+bytes were split on their way. Whatever can be told from the bytes so far is given at once; what is
+kept back is kept in pieces and joined once, so that the cost is linear in the length, and bounded.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from .errors import ProtocolError, StreamInterrupted
+
+#: The longest line, and the most data of one event, that is read, in bytes.
+MAX_LINE = 2**20
+#: The longest chunk-size line, and the longest trailer section, that is read, in bytes.
+MAX_FRAMING = 16 * 1024
+
+
+class ChunkedDecoder:
+    """The chunked transfer coding of RFC 9112, section 7.1: framed bytes go in, the body comes out.
+
+    ``feed`` gives what has arrived of all chunks at once: a chunk may come in parts, and one read may
+    bring many chunks. Then ``done`` says whether the end of the body has been seen.
+    """
+
+    # Behind a chunk's bytes comes the line end that closes it: it is read with the next size line.
+    _SIZE = re.compile(rb"(?:\r?\n)?([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\n]*)?\r?\n")
+    _TRAILERS = re.compile(rb"(?:[^\r\n]+\r?\n)*\r?\n")
+
+    def __init__(self) -> None:
+        self.done = False
+        self._left = 0  # bytes that the current chunk still has to bring
+        self._first = True  # no line end stands before the first size line
+        self._last = False  # the chunk of size 0 was seen: trailers follow
+        self._torn = b""  # the start of a size line or trailer whose end has not arrived
+
+    def feed(self, data: bytes) -> bytes:
+        """Returns the body's bytes among ``data``; raises ValueError where the framing is broken."""
+        if self._torn:
+            data, self._torn = self._torn + data, b""
+        body = []
+        position, end = 0, len(data)
+        match_size = self._SIZE.match
+        while position < end and not self.done:
+            if self._left:
+                part = data[position : position + self._left]
+                body.append(part)
+                position += len(part)
+                self._left -= len(part)
+            elif self._last:
+                match = self._TRAILERS.match(data, position)
+                if match and match.end() - position <= MAX_FRAMING:
+                    position = match.end()
+                    self.done = True
+                else:
+                    position = self._tear(data, position, whole_lines=None)
+            elif (
+                (match := match_size(data, position))
+                and self._first != (data[position] in b"\r\n")
+                and match.end() - position <= MAX_FRAMING
+            ):
+                position = match.end()
+                self._left = int(match[1], 16)
+                self._first = False
+                self._last = not self._left
+            else:
+                position = self._tear(data, position, whole_lines=0 if self._first else 1)
+        return b"".join(body)
+
+    def _tear(self, data: bytes, position: int, whole_lines: int | None) -> int:
+        """Keeps what follows ``position`` for the next time, if it can still become what is expected."""
+        rest = data[position:]
+        broken = whole_lines is not None and rest.count(b"\n") > whole_lines
+        if broken or len(rest) > MAX_FRAMING:
+            raise ValueError(f"invalid chunk framing: {rest[:40]!r}")
+        self._torn = rest
+        return len(data)
+
+
+class _Lines:
+    """Splits bytes into lines that end with LF, CR or CRLF, also where these are torn apart."""
+
+    def __init__(self) -> None:
+        self.unfinished: list[bytes] = []  # the parts of the line whose end has not arrived
+        self._size = 0
+        self._after_cr = False  # a LF that comes now belongs to the line end before it
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Returns the lines that ``data`` completes; raises ProtocolError past ``MAX_LINE``."""
+        if self._after_cr and data:
+            self._after_cr = False
+            data = data.removeprefix(b"\n")
+        if b"\r" in data:
+            self._after_cr = data.endswith(b"\r")
+            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        lines = data.split(b"\n")
+        too_long = self._size + len(lines[0]) > MAX_LINE
+        if too_long or (len(data) > MAX_LINE and max(map(len, lines)) > MAX_LINE):
+            raise ProtocolError(f"a line of more than {MAX_LINE} bytes: this is not the protocol")
+        rest = lines.pop()
+        if lines and self.unfinished:
+            lines[0] = b"".join([*self.unfinished, lines[0]])
+            self.unfinished, self._size = [], 0
+        if rest:
+            self.unfinished.append(rest)
+            self._size += len(rest)
+        return lines
+
+
+def without_bom(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Passes bytes on without one leading byte order mark, as UTF-8 decoding in browsers does."""
+    chunks = iter(chunks)
+    head = b""
+    for data in chunks:
+        head += data
+        if not codecs.BOM_UTF8.startswith(head):
+            yield head.removeprefix(codecs.BOM_UTF8)
+            yield from chunks
+            return
+    yield head.removeprefix(codecs.BOM_UTF8)
+
+
+def lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yields lines without their ends, each as soon as its end has arrived.
+
+    A CR ends its line at once: nobody waits for a LF that may belong to it. What follows the last
+    line end is not yielded. U+2028, U+2029 and U+0085 are text. Raises ProtocolError past ``MAX_LINE``.
+    """
+    feed = _Lines().feed
+    for data in without_bom(chunks):
+        yield from feed(data)
+
+
+def events(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yields the data of server-sent events, each as soon as its blank line has arrived.
+
+    https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
+    The other fields (``event``, ``id``, ``retry``) mean nothing to these protocols, and are dropped like
+    comments. An event that the stream's end cuts off is dropped too, as the standard says.
+    Raises ProtocolError where an event's data passes ``MAX_LINE``.
+    """
+    data: list[bytes] = []
+    size = -1  # every line brings its value and, but for the first, a line end
+    for line in lines(chunks):
+        if line.startswith(b"data:") or line == b"data":
+            value = line[6:] if line.startswith(b"data: ") else line[5:]
+            size += len(value) + 1
+            if size > MAX_LINE:
+                raise ProtocolError(f"an event of more than {MAX_LINE} bytes: this is not the protocol")
+            data.append(value)
+        elif not line and data:
+            yield data[0] if len(data) == 1 else b"\n".join(data)
+            data = []
+            size = -1
+
+
+def objects(chunks: Iterable[bytes]) -> Iterator[dict[str, Any] | str]:
+    """Yields the JSON objects of a stream that has one a line; blank lines are skipped.
+
+    An object is yielded as soon as its last byte has arrived: the line end, which stands *between*
+    objects, is not waited for. A line that holds no object is yielded as the ``str`` that it is.
+
+    Raises:
+        ProtocolError: a line starts like an object but is none, or is longer than ``MAX_LINE``.
+        StreamInterrupted: the bytes end inside an object.
+    """
+    splitter = _Lines()
+    early = _EarlyObject()
+    for data in without_bom(chunks):
+        for line in splitter.feed(data):
+            if early.length:
+                _check_nothing_follows(line, early.length)
+            elif line and not line.isspace():
+                yield _object_or_text(line)
+            early = _EarlyObject()
+        if splitter.unfinished and not early.length:
+            value = early.look(splitter.unfinished)
+            if value is not None:
+                yield value
+    rest = b"".join(splitter.unfinished)
+    if early.length:
+        _check_nothing_follows(rest, early.length)
+    elif rest.lstrip().startswith(b"{") and not early.closed(splitter.unfinished):
+        raise StreamInterrupted(f"the stream ended inside an object: {start(rest)}")
+    elif rest and not rest.isspace():
+        yield _object_or_text(rest)
+
+
+class _EarlyObject:
+    """Finds the end of the JSON object that stands on a line whose own end has not arrived.
+
+    Nearly always a read ends where an object ends, so the first look is to parse what is there. Where
+    that fails (a brace inside a string, an inner object), the bytes are scanned, each of them once.
+    """
+
+    _OUTSIDE = re.compile(rb'["{}]')
+    _IN_STRING = re.compile(rb'["\\]')
+
+    def __init__(self) -> None:
+        self.length = 0  # bytes of the line up to the object's end; 0 until it has been found
+        self._scanning = False
+        self._scanned = 0  # parts of the line
+        self._depth = 0
+        self._closed = False  # the outermost brace: what is no object by then never becomes one
+        self._in_string = False
+        self._escaped = False  # a backslash ended the last part: the next byte is no quote
+
+    def look(self, parts: list[bytes]) -> dict[str, Any] | None:
+        """Returns the object if the parts of the line end with its end, else None."""
+        if self._scanning:
+            return self._parsed(parts) if not self._closed and self.closed(parts) else None
+        if not parts[-1].rstrip().endswith(b"}"):
+            return None
+        value = self._parsed(parts)
+        if value is None:
+            self._scanning = True
+            self.closed(parts)
+        return value
+
+    def _parsed(self, parts: list[bytes]) -> dict[str, Any] | None:
+        line = b"".join(parts)
+        value = _object_or_none(line)
+        if value is not None:
+            self.length = len(line)
+        return value
+
+    def closed(self, parts: list[bytes]) -> bool:
+        """Scans the parts that are new; says whether the outermost brace has been closed."""
+        new = b"".join(parts[self._scanned :])
+        if not new:
+            return self._closed
+        self._scanned = len(parts)
+        position = 1 if self._escaped else 0
+        self._escaped = False
+        while match := (self._IN_STRING if self._in_string else self._OUTSIDE).search(new, position):
+            position = match.end()
+            byte = match[0]
+            if byte == b'"':
+                self._in_string = not self._in_string
+            elif byte == b"\\":
+                self._escaped = position == len(new)
+                position += 1
+            else:
+                self._depth += 1 if byte == b"{" else -1
+                self._closed = self._closed or self._depth == 0
+        return self._closed
+
+
+def text(chunks: Iterable[bytes], encoding: str = "utf-8") -> Iterator[str]:
+    """Yields text as it arrives, without empty pieces; what is no text becomes U+FFFD, as in browsers.
+
+    The bytes of a character that is torn apart wait for the rest of it.
+    """
+    decode = codecs.getincrementaldecoder(encoding)("replace").decode
+    for data in without_bom(chunks):
+        if piece := decode(data):
+            yield piece
+    if piece := decode(b"", True):
+        yield piece
+
+
+def _standard_loads(data: bytes) -> Any:
+    return _decode_json(data.decode())
+
+
+_decode_json = json.JSONDecoder().decode
+_loads: Callable[[bytes], Any] = _standard_loads
+try:  # the extra [speed]
+    from orjson import loads as _loads  # type: ignore[no-redef,unused-ignore]
+except ImportError:
+    pass
+
+
+def parse(data: bytes) -> Any:
+    """Returns the value of JSON in UTF-8; raises ValueError where it is none.
+
+    Bytes that are no UTF-8 become U+FFFD. What the faster parser of the extra ``[speed]`` refuses (NaN, half
+    of a surrogate pair) is left to the standard library's, so that the result does not depend on the extra.
+    """
+    try:
+        return _loads(data)
+    except ValueError:
+        try:
+            return _decode_json(data.decode("utf-8", "replace"))
+        except RecursionError:
+            raise ValueError("JSON nested too deeply") from None
+    except RecursionError:
+        raise ValueError("JSON nested too deeply") from None
+
+
+def _object_or_none(line: bytes) -> dict[str, Any] | None:
+    try:
+        value = parse(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _object_or_text(line: bytes) -> dict[str, Any] | str:
+    value = _object_or_none(line)
+    if value is not None:
+        return value
+    if line.lstrip().startswith(b"{"):
+        raise ProtocolError(f"a line that is broken JSON: {start(line)}")
+    return line.decode("utf-8", "replace").strip()
+
+
+def _check_nothing_follows(line: bytes, length: int) -> None:
+    if rest := line[length:].strip(b" \t"):
+        raise ProtocolError(f"no line end behind an object: {start(rest)}")
+
+
+def start(data: bytes, length: int = 200) -> str:
+    """Returns the start of a body or line, to be shown in an error."""
+    shown = data[:length].decode("utf-8", "replace")
+    return shown + "…" if len(data) > length else shown

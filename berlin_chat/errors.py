@@ -1,0 +1,107 @@
+"""Everything that can go wrong, as exceptions.
+
+All of them derive from :class:`ChatError`, so one ``except ChatError`` is enough; the classes
+below it say which kind of failure it was. None of them ever holds a password, key, token or cookie.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ChatError(RuntimeError):
+    """The base of all errors of this library.
+
+    Attributes:
+        provider: the provider's name, such as ``"berlin"``; None where no provider was asked.
+        url: the address that was asked, without credentials.
+        status: the HTTP status of the answer, None where there was no answer.
+        body: the start of the answer's body, None where there was none.
+        partial: all text that had been received before the error, ``""`` where there was none.
+        attempts: how often the question was sent, counting retries.
+        retry_after: the seconds that the server asked to wait (``Retry-After``), None where it did not say.
+
+    The exception that led to it, where there was one, is its ``__cause__``. It can be pickled.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        provider: str | None = None,
+        url: str | None = None,
+        status: int | None = None,
+        body: str | None = None,
+        partial: str = "",
+        attempts: int = 0,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.provider = provider
+        self.url = url
+        self.status = status
+        self.body = body
+        self.partial = partial
+        self.attempts = attempts
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        place = " at ".join(part for part in (self.provider, self.url) if part)
+        message = str(self.args[0]) if self.args else ""
+        return f"{place}: {message}" if place else message
+
+
+class InvalidRequest(ChatError, ValueError):
+    """Messages, options or the configuration are wrong. Nothing was sent."""
+
+
+class ProviderNotWorking(ChatError):
+    """There is no base URL, and the hosted service is gone. Nothing was sent."""
+
+
+class AuthenticationError(ChatError):
+    """The login was refused, or the server answered 401 or 403."""
+
+
+class RateLimitError(ChatError):
+    """The server answered 429, also after the retries. See ``retry_after``."""
+
+
+class APIStatusError(ChatError):
+    """The server says that it failed: another 4xx or 5xx, or an error reported inside a 200."""
+
+
+class APIConnectionError(ChatError):
+    """No connection: DNS, refused, TLS or proxy."""
+
+
+class APITimeoutError(ChatError, TimeoutError):
+    """Connecting or reading took longer than ``timeout``, or the whole reply than ``deadline``."""
+
+    # OSError, above TimeoutError, has a constructor of its own, which must make the instance.
+    def __new__(cls, message: str, **context: Any) -> APITimeoutError:
+        return TimeoutError.__new__(cls, message)
+
+
+class ProtocolError(ChatError):
+    """The server does not speak the protocol: an error page, broken JSON, a missing field."""
+
+
+class StreamInterrupted(ChatError):
+    """The reply was cut off. ``partial`` holds what came before."""
+
+
+class Cancelled(ChatError):
+    """The question was cancelled, by a :class:`~berlin_chat.CancelToken` or by ``close()``."""
+
+
+class AllProvidersFailed(ChatError):
+    """Every provider of a ``Fallback`` or a ``race`` failed.
+
+    Attributes:
+        errors: the error of each provider, in the order of the providers.
+    """
+
+    def __init__(self, message: str, *, errors: tuple[ChatError, ...] = (), **context: Any) -> None:
+        super().__init__(message, **context)
+        self.errors = errors

@@ -1,0 +1,65 @@
+"""The providers by name. A new protocol is one file beside this one, and one line in ``PROVIDERS``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import InvalidRequest
+from ..provider import Provider
+from .acytoo import Acytoo
+from .berlin import Berlin
+from .h2o import H2o
+from .ylokh import Ylokh
+
+PROVIDERS: dict[str, type[Provider]] = {cls.name: cls for cls in (Berlin, Ylokh, H2o, Acytoo)}
+#: The group of entry points by which other packages add providers.
+ENTRY_POINTS = "berlin_chat.providers"
+
+
+def provider_names() -> list[str]:
+    """Returns the names that ``get_provider`` knows: the four, then those that other packages add.
+
+    >>> provider_names()[:4]
+    ['berlin', 'ylokh', 'h2o', 'acytoo']
+    """
+    return [*PROVIDERS, *sorted(name for name in _entry_points() if name not in PROVIDERS)]
+
+
+def provider_class(name: str) -> type[Provider]:
+    """Returns the class of that name. Raises InvalidRequest where there is none.
+
+    >>> provider_class("h2o").__name__
+    'H2o'
+    """
+    if not isinstance(name, str):
+        raise InvalidRequest(f"the provider's name is of type {type(name).__name__}, not str")
+    if cls := PROVIDERS.get(name.lower()):
+        return cls
+    if entry := _entry_points().get(name):
+        found = entry.load()
+        if not (isinstance(found, type) and issubclass(found, Provider)):
+            raise InvalidRequest(f"the entry point {name!r} of {ENTRY_POINTS} is no Provider class")
+        return found
+    raise InvalidRequest(f"there is no provider {name!r}: choose from {', '.join(provider_names())}")
+
+
+def get_provider(name: str, **config: Any) -> Provider:
+    """Returns a new provider by name, made with the arguments of its class.
+
+    Raises:
+        InvalidRequest: there is no provider of that name, or an argument is wrong.
+
+    >>> get_provider("berlin", base_url="http://127.0.0.1:8080")
+    Berlin(base_url='http://127.0.0.1:8080', model='gpt-3.5-turbo')
+    """
+    cls = provider_class(name)
+    try:
+        return cls(**config)
+    except TypeError as error:
+        raise InvalidRequest(f"{cls.__name__} cannot be made from these arguments: {error}") from None
+
+
+def _entry_points() -> dict[str, Any]:
+    from importlib.metadata import entry_points  # here, for it costs as much as the rest of the package
+
+    return {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}

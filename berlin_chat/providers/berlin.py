@@ -1,0 +1,174 @@
+"""Berlin: a login for a token, then JSON objects, one a line. ``protocols.md``, section "Berlin"."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterator
+from typing import Any
+from uuid import uuid4
+
+from ..decoding import objects
+from ..errors import APIStatusError, AuthenticationError, ChatError, InvalidRequest, ProtocolError
+from ..login import Login
+from ..messages import flatten
+from ..provider import Provider, checked_header
+from ..reply import Details
+from ..transport import Exchange, reason_in
+
+#: A login that is answered by one of these was not refused: it may succeed later.
+_NOT_NOW = (408, 425, 429)
+
+
+class Berlin(Provider):
+    """A server of the Berlin family: it logs in once, for all threads, and anew when the token has expired.
+
+    Args:
+        base_url: the server's address; its other arguments are those of :class:`Provider`.
+        account, password: for the login; otherwise from ``BERLIN_CHAT_ACCOUNT`` and ``BERLIN_CHAT_PASSWORD``.
+        token: from an earlier login, used until it expires; otherwise from ``BERLIN_CHAT_TOKEN``.
+
+    >>> Berlin(base_url="http://127.0.0.1:8080", account="me", password="secret")
+    Berlin(base_url='http://127.0.0.1:8080', model='gpt-3.5-turbo')
+    """
+
+    name = "berlin"
+    url = "https://ai.berlin4h.top"
+    default_model = "gpt-3.5-turbo"
+    supports_gpt_35_turbo = True
+    needs = "account and password, or a token"
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        account: str | None = None,
+        password: str | None = None,
+        token: str | None = None,
+        **configuration: Any,
+    ) -> None:
+        super().__init__(base_url, **configuration)
+        self._account = self._setting("account", account)
+        self._password = self._setting("password", password)
+        token = self._setting("token", token)
+        checked_header(token, "token")
+        self._login: Login[str] = Login(token)
+
+    def _payload(self, messages: list[dict[str, Any]], model: str, options: dict[str, Any]) -> dict[str, Any]:
+        if self._login.value is None and not self._can_log_in():
+            raise InvalidRequest(
+                "no account: give account= and password=, or token=,"
+                " or set BERLIN_CHAT_ACCOUNT and BERLIN_CHAT_PASSWORD"
+            )
+        return {
+            "prompt": flatten(messages),
+            "parentMessageId": str(uuid4()),
+            "options": {
+                "model": model,
+                "temperature": 0,
+                "presence_penalty": 0,
+                "frequency_penalty": 0,
+                "max_tokens": 1888,
+                **options,
+            },
+        }
+
+    def _pieces(
+        self, exchange: Exchange, body: bytes, model: str, details: Details
+    ) -> Generator[str, None, None]:
+        token = self._token(exchange)
+        try:
+            first, rest = self._ask(exchange, body, token)
+        except AuthenticationError:
+            if not self._can_log_in():
+                raise
+            token = self._token(exchange, stale=token)
+            first, rest = self._ask(exchange, body, token)
+        if first:
+            yield first
+        yield from rest
+
+    def _ask(self, exchange: Exchange, body: bytes, token: str) -> tuple[str, Iterator[str]]:
+        """Sends the question; returns the first piece and the rest, for a refused token may come as a first object."""
+        response = exchange.open(
+            "POST",
+            f"{self.base_url}/api/chat/completions",
+            headers={**self._protocol_headers(), "token": token, **self._headers},
+            body=body,
+        )
+        pieces = self._contents(exchange, objects(exchange.chunks(response)))
+        return next(pieces, ""), pieces
+
+    def _contents(self, exchange: Exchange, found: Iterator[dict[str, Any] | str]) -> Iterator[str]:
+        first = True
+        for value in found:
+            try:
+                piece = value["content"]  # type: ignore[index]
+            except (TypeError, KeyError):
+                piece = None
+            if piece.__class__ is not str:
+                raise _refusal(exchange, value, first)
+            first = False
+            if piece:
+                yield piece
+
+    def _token(self, exchange: Exchange, stale: str | None = None) -> str:
+        return self._login.get(exchange, lambda: self._log_in(exchange), stale)
+
+    def _log_in(self, exchange: Exchange) -> str:
+        body = json.dumps({"account": self._account, "password": self._password}).encode()
+        headers = {**self._protocol_headers(), **self._headers}
+        try:
+            response = exchange.open("POST", f"{self.base_url}/api/login", headers=headers, body=body)
+        except ChatError as error:
+            status = error.status or 0
+            if 400 <= status < 500 and status not in _NOT_NOW:
+                raise exchange.error(
+                    AuthenticationError, f"the login was refused: {error.args[0]}", status=status
+                ) from error
+            raise
+        answer = exchange.json(response)
+        data = answer.get("data")
+        token = data.get("token") if isinstance(data, dict) else None
+        if not isinstance(token, str) or not token:
+            said = reason_in(json.dumps(answer).encode())
+            raise exchange.error(
+                AuthenticationError,
+                f"the login was refused: {said}. Check account and password",
+                status=response.status_code,
+            )
+        self._transport.secrets.add(token)
+        try:
+            checked_header(token, "the token")
+        except InvalidRequest as error:
+            raise exchange.error(ProtocolError, str(error.args[0])) from None
+        return token
+
+    def _can_log_in(self) -> bool:
+        return self._account is not None and self._password is not None
+
+    def _protocol_headers(self) -> dict[str, str | None]:
+        return {
+            "Accept": "*/*",
+            "Accept-Language": "en-US,en;q=0.9",
+            "Content-Type": "application/json",
+            "Origin": self.base_url,
+            "Referer": f"{self.base_url}/",
+        }
+
+
+def _refusal(exchange: Exchange, value: dict[str, Any] | str, first: bool) -> ChatError:
+    """The error for an object without a text, or for a line that is no object: the server's error message."""
+    body = (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).encode(
+        "utf-8", "replace"
+    )
+    if isinstance(value, str) and value[:1] == "<":
+        return exchange.error(
+            ProtocolError, "a web page came back, not a reply. Check base_url", status=200, body=body
+        )
+    code = value.get("code") if isinstance(value, dict) else None
+    if first and code in (401, 403):
+        return exchange.error(
+            AuthenticationError, f"the token was refused: {reason_in(body)}", status=200, body=body
+        )
+    line = body.decode()
+    return exchange.error(APIStatusError, f"the server says: {line}", status=200, body=body)

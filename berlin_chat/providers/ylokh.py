@@ -1,0 +1,150 @@
+"""Ylokh: OpenAI's chat completions, as model servers speak them. ``protocols.md``, section "Ylokh"."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from typing import Any, ClassVar
+
+from ..decoding import events, parse
+from ..errors import APIStatusError, APITimeoutError, ChatError, ProtocolError, StreamInterrupted
+from ..provider import Provider, checked_header
+from ..reply import Details
+from ..transport import Exchange, reason_in
+
+
+class Ylokh(Provider):
+    """A server of OpenAI's chat-completions protocol: Ollama, llama.cpp, vLLM, LiteLLM and many more.
+
+    Args:
+        base_url: the server's address, with or without ``/v1`` at its end; its other arguments are those of
+            :class:`Provider`.
+        api_key: sent as a bearer token; otherwise from ``BERLIN_CHAT_API_KEY``. None for servers without keys.
+
+    >>> Ylokh(base_url="http://127.0.0.1:11434/v1", model="llama3")
+    Ylokh(base_url='http://127.0.0.1:11434', model='llama3')
+    """
+
+    name = "ylokh"
+    url = "https://chat.ylokh.xyz"
+    default_model = "gpt-3.5-turbo"
+    supports_message_history = True
+    supports_gpt_35_turbo = True
+    needs = "nothing; an API key where the server wants one"
+    _unstreamed: ClassVar[dict[str, Any]] = {"stream": False}
+
+    #: The hosted service had its API at another address than its page.
+    api_url = "https://chatapi.ylokh.xyz"
+
+    def __init__(
+        self, base_url: str | None = None, *, api_key: str | None = None, **configuration: Any
+    ) -> None:
+        super().__init__(base_url, **configuration)
+        if self.base_url is not None:
+            self.base_url = self.base_url.removesuffix("/v1")
+        self._api_key = self._setting("api_key", api_key)
+        checked_header(self._api_key, "api_key")
+
+    def _payload(self, messages: list[dict[str, Any]], model: str, options: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "messages": messages,
+            "model": model,
+            "temperature": 1,
+            "presence_penalty": 0,
+            "top_p": 1,
+            "frequency_penalty": 0,
+            "allow_fallback": True,
+            "stream": True,
+            **options,
+        }
+
+    def _pieces(
+        self, exchange: Exchange, body: bytes, model: str, details: Details
+    ) -> Generator[str, None, None]:
+        headers: dict[str, str | None] = {
+            "Content-Type": "application/json",
+            "Origin": self.base_url,
+            "Referer": f"{self.base_url}/",
+        }
+        if self._api_key:
+            headers["Authorization"] = f"Bearer {self._api_key}"
+        api = self.api_url if self.base_url == self.url else self.base_url
+        response = exchange.open(
+            "POST", f"{api}/v1/chat/completions", headers={**headers, **self._headers}, body=body
+        )
+        kind = response.headers.get("Content-Type", "")
+        if "json" in kind:  # a plain completion, asked for or not
+            yield from _completion(exchange, exchange.json(response), details)
+            return
+        if "text/html" in kind:
+            page = exchange.read(response)
+            raise exchange.error(
+                ProtocolError, "a web page came back, not a reply. Check base_url", status=200, body=page
+            )
+        try:
+            for data in events(exchange.chunks(response)):
+                if data == b"[DONE]":
+                    exchange.drain(response)
+                    return
+                if text := _delta(exchange, data, details):
+                    yield text
+        except (StreamInterrupted, APITimeoutError):
+            if details.finish_reason is None or exchange.interrupted:
+                raise
+        if details.finish_reason is None:
+            raise exchange.error(StreamInterrupted, "the stream ended without [DONE] or a finish_reason")
+
+
+def _delta(exchange: Exchange, data: bytes, details: Details) -> str | None:
+    """The text of one event; notes in ``details`` what else it says."""
+    try:
+        chunk = parse(data)
+        choices = chunk["choices"]
+        if choices:
+            choice = choices[0]
+            if choice.get("finish_reason") is not None:
+                details.finish_reason = choice["finish_reason"]
+                details.usage = chunk.get("usage") or details.usage
+            if details.model is None:
+                details.model = chunk.get("model")
+            text = choice["delta"].get("content")
+            if text.__class__ is str or text is None:
+                return text
+        elif choices is not None and "error" not in chunk:
+            details.usage = chunk.get("usage") or details.usage
+            return None
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        pass
+    raise _bad_chunk(exchange, data)
+
+
+def _bad_chunk(exchange: Exchange, data: bytes) -> ChatError:
+    try:
+        chunk = parse(data)
+    except ValueError:
+        return exchange.error(ProtocolError, "an event that is broken JSON", status=200, body=data)
+    if isinstance(chunk, dict) and chunk.get("error"):
+        return exchange.error(APIStatusError, f"the server says: {reason_in(data)}", status=200, body=data)
+    return exchange.error(ProtocolError, "an event without choices[0].delta.content", status=200, body=data)
+
+
+def _completion(exchange: Exchange, completion: dict[str, Any], details: Details) -> Iterator[str]:
+    """The text of a completion that came in one piece."""
+    body = str(completion).encode()
+    if completion.get("error"):
+        said = completion["error"]
+        said = said.get("message", said) if isinstance(said, dict) else said
+        raise exchange.error(APIStatusError, f"the server says: {said}", status=200, body=body)
+    try:
+        choice = completion["choices"][0]
+        text = choice["message"]["content"]
+        if not isinstance(text, (str, type(None))):
+            raise TypeError
+    except (KeyError, TypeError, IndexError):
+        raise exchange.error(
+            ProtocolError, "a completion without choices[0].message.content", status=200, body=body
+        ) from None
+    details.finish_reason = choice.get("finish_reason")
+    details.model = completion.get("model")
+    details.usage = completion.get("usage")
+    if text:
+        yield text

@@ -1,0 +1,644 @@
+"""One question's way over the network: requests, retries, deadlines, cancelling and cleaning up."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from time import monotonic
+from types import TracebackType
+from typing import Any
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from requests.cookies import RequestsCookieJar
+
+from .connections import READ_SIZE, Interruptible, current, make_interruptible
+from .decoding import parse, start
+from .errors import (
+    APIConnectionError,
+    APIStatusError,
+    APITimeoutError,
+    AuthenticationError,
+    Cancelled,
+    ChatError,
+    InvalidRequest,
+    ProtocolError,
+    RateLimitError,
+    StreamInterrupted,
+)
+from .retries import retry_after, retry_policy
+from .version import __version__
+
+Timeout = tuple["float | None", "float | None"]
+
+#: The user agent of every request, unless the caller gives another.
+USER_AGENT = f"berlin-chat/{__version__}"
+#: How much of an error's body is read, in bytes, and how much of it an error keeps, in characters.
+ERROR_READ, ERROR_KEPT = 64 * 1024, 1000
+#: The longest JSON document that is read whole, in bytes.
+MAX_DOCUMENT = 64 * 2**20
+#: How long, and how much, is read after the end marker so that the connection can be used again.
+DRAIN_SECONDS, DRAIN_BYTES = 0.05, 64 * 1024
+#: Connect and read timeout of a request that cleans up, in seconds.
+LAST_TIMEOUT: Timeout = (5.0, 5.0)
+#: How long a caller who was cancelled is kept for the cleaning up, in seconds; it goes on behind them.
+LAST_GRACE = 0.1
+
+
+class CancelToken:
+    """Ends questions from another thread.
+
+    Give it to any number of questions, in any threads, and call ``cancel()`` from whichever thread: a
+    blocked read ends at once, its connection is closed, and each loop gets ``Cancelled``. A question that is
+    asked with a cancelled token gets it at the first piece. One lock guards the state; all methods are safe to
+    call from any thread. A connection that is still being made ends with its connect timeout at the latest.
+
+    >>> token = CancelToken()
+    >>> token.cancel()
+    >>> token.cancelled
+    True
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._cancelled = False
+        self._callbacks: dict[object, Callable[[], None]] = {}
+
+    def __repr__(self) -> str:
+        return f"<CancelToken {'cancelled' if self._cancelled else 'not cancelled'}>"
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether ``cancel()`` has been called."""
+        return self._cancelled
+
+    def cancel(self) -> None:
+        """Ends all questions that carry the token. A second call does nothing."""
+        with self._lock:
+            self._cancelled = True
+            callbacks = list(self._callbacks.values())
+        for callback in callbacks:
+            callback()
+
+    def watch(self, key: object, callback: Callable[[], None]) -> None:
+        """Calls back at ``cancel()``, in its thread; at once if it has been called already."""
+        with self._lock:
+            self._callbacks[key] = callback
+            cancelled = self._cancelled
+        if cancelled:
+            callback()
+
+    def unwatch(self, key: object) -> None:
+        """Takes a callback back."""
+        with self._lock:
+            self._callbacks.pop(key, None)
+
+
+class _CookieJar(RequestsCookieJar):
+    """A cookie jar that threads can share: it is walked through as it was at one moment."""
+
+    def __iter__(self) -> Iterator[Any]:
+        with self._cookies_lock:
+            return iter(list(super().__iter__()))
+
+
+def _no_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """An ``auth`` that adds nothing, lest requests replace our Authorization by one from ~/.netrc."""
+    return request
+
+
+def _new_session(pool_size: int) -> requests.Session:
+    session = requests.Session()
+    session.headers["User-Agent"] = USER_AGENT
+    # Encodings whose decoders give each flushed piece at once.
+    session.headers["Accept-Encoding"] = "gzip, deflate"
+    session.auth = _no_netrc
+    session.cookies = _CookieJar()
+    adapter = HTTPAdapter(pool_connections=4, pool_maxsize=pool_size)
+    session.mount("http://", adapter)
+    session.mount("https://", adapter)
+    return session
+
+
+class Transport:
+    """The connections of one provider, shared by all threads that use it.
+
+    One lock guards the session and the set of exchanges under way. The session is made at the first request,
+    and made anew in a child process after ``fork``. It is closed by ``close()``, unless it is the caller's own.
+
+    Args:
+        name: the provider's name, for errors.
+        session, proxy, timeout, verify, retries, pool_size: as in ``Provider``.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        session: requests.Session | None,
+        proxy: str | None,
+        timeout: Timeout,
+        verify: bool | str,
+        retries: int,
+        pool_size: int,
+    ) -> None:
+        self.name = name
+        self.timeout = timeout
+        self.retries = retries
+        self.closed = False
+        self.secrets: set[str] = set()  # what must never be seen in an error
+        self._own_session = session
+        self._proxies = {} if proxy is None else {"http": proxy, "https": proxy}
+        # requests' own default is left to the session, which may be the caller's.
+        self._verify = None if verify is True else verify
+        self._pool_size = pool_size
+        self.forget_connections()
+        _transports.add(self)
+
+    def forget_connections(self) -> None:
+        """Starts afresh: in a new object, and in a child process, where the connections are the parent's."""
+        self._lock = threading.Lock()
+        self._live: set[Exchange] = set()
+        self._session = self._own_session
+
+    @property
+    def session(self) -> requests.Session:
+        """The session of requests; made at the first use."""
+        with self._lock:
+            if self._session is None:
+                self._session = _new_session(self._pool_size)
+            return self._session
+
+    def exchange(self, deadline: float | None = None, cancel: CancelToken | None = None) -> Exchange:
+        """Returns the context in which one question is asked; ``close()`` interrupts it."""
+        exchange = Exchange(self, deadline, cancel)
+        with self._lock:
+            self._live.add(exchange)
+            closed = self.closed
+        if closed:
+            exchange.interrupt(Cancelled)
+        return exchange
+
+    def ended(self, exchange: Exchange) -> None:
+        """Takes an exchange that was closed from the set of those under way."""
+        with self._lock:
+            self._live.discard(exchange)
+
+    def close(self) -> None:
+        """Interrupts what is under way, and closes the connections. A second call does nothing."""
+        with self._lock:
+            self.closed = True
+            live = list(self._live)
+        for exchange in live:
+            exchange.interrupt(Cancelled)
+        if self._own_session is None and self._session is not None:
+            self._session.close()
+
+    def send(
+        self, method: str, url: str, headers: Mapping[str, str | None], body: bytes | None, timeout: Timeout
+    ) -> requests.Response:
+        """Sends one request over an interruptible connection; raises whatever requests raises."""
+        session = self.session
+        # A header of None takes away the session's, as in requests.
+        request = session.prepare_request(
+            requests.Request(method, url, headers=headers, data=body)  # type: ignore[arg-type]
+        )
+        settings = session.merge_environment_settings(url, dict(self._proxies), True, self._verify, None)
+        adapter = session.get_adapter(url)
+        if isinstance(adapter, HTTPAdapter):
+            make_interruptible(
+                adapter.get_connection_with_tls_context(
+                    request, settings["verify"], proxies=settings["proxies"], cert=settings["cert"]
+                )
+            )
+        # Redirects are not followed: nothing is sent to an address that the caller did not choose.
+        return session.send(request, timeout=timeout, allow_redirects=False, **settings)
+
+    def redact(self, text: str) -> str:
+        """Returns the text without anything that is secret."""
+        cookies = self._session.cookies if self._session is not None else ()
+        for secret in (*self.secrets, *(cookie.value for cookie in cookies)):
+            if secret:
+                text = text.replace(secret, "***")
+        return text
+
+
+_transports: weakref.WeakSet[Transport] = weakref.WeakSet()
+
+
+def _forget_connections() -> None:
+    for transport in _transports:
+        transport.forget_connections()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_forget_connections)
+
+
+class Exchange:
+    """One question's use of the network, from its first request to the last byte of its reply.
+
+    A context manager that belongs to the thread that reads the reply; only ``interrupt`` may be called from
+    others, and ``_lock`` guards what the two share. Whatever was opened in it is closed at its end.
+
+    Args:
+        transport: whose connections are used.
+        deadline: seconds from now in which everything must be done; None for no limit.
+        cancel: interrupts it.
+    """
+
+    def __init__(self, transport: Transport, deadline: float | None, cancel: CancelToken | None) -> None:
+        self.transport = transport
+        self.attempts = 1
+        self.url: str | None = None
+        self._deadline = deadline
+        self._due = monotonic() + deadline if deadline is not None else None
+        self._cancel = cancel
+        self._alarm: threading.Timer | None = None
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._reason: type[ChatError] | None = None
+        self._connection: Interruptible | None = None
+        self._response: requests.Response | None = None
+        self._refusal: ChatError | None = None  # why there is a next attempt
+        self._process = os.getpid()
+
+    def __enter__(self) -> Exchange:
+        if self._deadline is not None:
+            self._alarm = threading.Timer(self._deadline, self.interrupt, [APITimeoutError])
+            self._alarm.daemon = True
+            self._alarm.start()
+        if self._cancel is not None:
+            self._cancel.watch(self, lambda: self.interrupt(Cancelled))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._leave()
+        if self._cancel is not None:
+            self._cancel.unwatch(self)
+        if self._alarm is not None:
+            self._alarm.cancel()
+            if self._alarm is not threading.current_thread():
+                self._alarm.join()
+        self._refusal = None
+        self.transport.ended(self)
+
+    # Interrupting, and being interrupted
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was cancelled, or its deadline has passed."""
+        return self._reason is not None
+
+    def interrupt(self, reason: type[ChatError]) -> None:
+        """Ends a blocked read or wait, from any thread; the exchange then raises ``reason``."""
+        with self._lock:
+            if self._reason is not None:
+                return
+            self._reason = reason
+            connection = self._connection
+        if connection is not None:
+            connection.interrupt(self)
+        self._wake.set()
+
+    def check(self) -> None:
+        """Raises Cancelled or APITimeoutError if the exchange was interrupted."""
+        if self._reason is Cancelled:
+            raise self.error(Cancelled, "the question was cancelled")
+        if self._reason is not None or (self._due is not None and monotonic() >= self._due):
+            raise self.error(APITimeoutError, f"no whole reply within the deadline of {self._deadline} s")
+
+    def attach(self, connection: Interruptible) -> None:
+        """Is told by a connection that it awaits an answer for this exchange."""
+        with self._lock:
+            before, self._connection = self._connection, connection
+            interrupted = self._reason is not None
+        if before is not None and before is not connection:
+            before.release(self)
+        if interrupted:
+            raise ConnectionAbortedError("interrupted")
+
+    def _leave(self) -> None:
+        """Closes the response at hand, and lets go of its connection."""
+        if self._response is not None:
+            self._response.close()
+            self._response = None
+        with self._lock:
+            connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.release(self)
+
+    def sleep(self, seconds: float) -> None:
+        """Waits before the next attempt; the deadline and a cancel cut it short."""
+        self.attempts += 1
+        self._wake.wait(seconds)
+        try:
+            self.check()
+        except ChatError as interrupted:
+            raise interrupted from self._refusal
+
+    def wait_until(self, happened: Callable[[], bool]) -> None:
+        """Waits for what another thread does, which then calls ``wake``; a cancel and the deadline end it."""
+        while not happened():
+            self._wake.wait()
+            self._wake.clear()
+            self.check()
+
+    def wake(self) -> None:
+        """Makes ``wait_until`` look again; for any thread."""
+        self._wake.set()
+
+    # Requests
+
+    def open(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str | None],
+        body: bytes | None = None,
+        accept: tuple[int, ...] = (),
+    ) -> requests.Response:
+        """Returns the answer to a request, its body still unread, after as many retries as are allowed.
+
+        Args:
+            accept: statuses beside 2xx that are no error.
+
+        Raises:
+            ChatError: of the class that ``design.md`` has for it.
+        """
+        attempt = retry_policy(self.transport.retries, self.sleep)
+        try:
+            return attempt(self._open_once, method, url, headers, body, accept)
+        finally:
+            self._refusal = None
+
+    def last_request(self, method: str, url: str, *, headers: Mapping[str, str | None]) -> None:
+        """Cleans up on the server: one request, no retries, and no error however it ends.
+
+        It is sent also when the exchange was interrupted. Then its caller, who was promised an end at once,
+        waits ``LAST_GRACE`` for it, and it goes on in a thread of its own, for ``LAST_TIMEOUT`` at the most.
+        """
+        if os.getpid() != self._process:
+            return  # a copy that a fork made: what there is on the server belongs to the parent process
+        self._leave()
+        if not self.interrupted:
+            self._send_last(method, url, headers)
+            return
+        thread = threading.Thread(target=self._send_last, args=(method, url, headers))
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter is shutting down and starts no more threads
+            self._send_last(method, url, headers)
+        else:
+            thread.join(LAST_GRACE)
+
+    def _send_last(self, method: str, url: str, headers: Mapping[str, str | None]) -> None:
+        # Not one of the exchanges that close() interrupts.
+        with contextlib.suppress(ChatError), Exchange(self.transport, None, None) as last:
+            last.drain(last._open_once(method, url, headers, None, (), LAST_TIMEOUT))
+        if self.transport.closed:
+            self.transport.close()  # again, for a connection was opened behind its back
+
+    def _open_once(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str | None],
+        body: bytes | None,
+        accept: tuple[int, ...],
+        timeout: Timeout | None = None,
+    ) -> requests.Response:
+        self._leave()
+        self.check()
+        self.url = url
+        current.owner = self
+        try:
+            response = self.transport.send(method, url, headers, body, self._time_left(timeout))
+        except Exception as error:
+            self._refusal = self._failure(error)
+            if self._refusal is None:
+                raise
+            raise self._refusal from error
+        finally:
+            current.owner = None
+        self._response = response
+        if 200 <= response.status_code < 300 or response.status_code in accept:
+            return response
+        self._refusal = self._status_error(response)
+        raise self._refusal
+
+    def _time_left(self, timeout: Timeout | None) -> Timeout:
+        """The timeouts of the next request; the alarm ends reads at the deadline, but not connecting."""
+        connect, read = timeout or self.transport.timeout
+        if self._due is not None:
+            left = max(self._due - monotonic(), 0.001)
+            connect = left if connect is None else min(connect, left)
+        return connect, read
+
+    # Bodies
+
+    def chunks(self, response: requests.Response) -> Iterator[bytes]:
+        """Yields the body's bytes as they arrive, whatever the framing and the content encoding.
+
+        This is what ``iter_content`` is for, done with urllib3's ``read1``: ``iter_content(n)`` waits for n bytes of a
+        body without chunked encoding, and ``iter_content(None)`` for its end.
+
+        Raises:
+            StreamInterrupted: the body ended before its end.
+            APITimeoutError, Cancelled, ProtocolError: as their names say.
+        """
+        read = response.raw.read1
+        while True:
+            try:
+                data = read(READ_SIZE, decode_content=True)
+            except Exception as error:
+                if mapped := self._failure(error):
+                    raise mapped from error
+                raise
+            if not data:
+                break
+            yield data
+        self.check()  # an interrupted connection looks like the end of a body
+
+    def read(self, response: requests.Response, limit: int = MAX_DOCUMENT) -> bytes:
+        """Returns the whole body; raises ProtocolError where it is longer than ``limit`` bytes."""
+        parts, size = [], 0
+        for data in self.chunks(response):
+            parts.append(data)
+            size += len(data)
+            if size > limit:
+                raise self.error(ProtocolError, f"a body of more than {limit} bytes")
+        return b"".join(parts)
+
+    def json(self, response: requests.Response) -> dict[str, Any]:
+        """Returns the body's JSON object; raises ProtocolError where it holds none."""
+        body = self.read(response)
+        try:
+            value = parse(body)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            raise self.error(
+                ProtocolError, "a JSON object was expected", status=response.status_code, body=body
+            )
+        return value
+
+    def drain(self, response: requests.Response) -> None:
+        """Reads what nobody wants, such as what follows the end marker, so that the connection is used again.
+
+        A server that has more to say, or keeps the body open, does not keep the caller waiting: then the
+        connection is closed instead.
+        """
+        wire = getattr(self._connection, "sock", None)
+        if wire is None:
+            return  # it closes anyway, or there is none
+        until, size = monotonic() + DRAIN_SECONDS, 0
+        with contextlib.suppress(Exception):  # the reply is complete, whatever happens here
+            while size < DRAIN_BYTES and (left := until - monotonic()) > 0:
+                wire.settimeout(left)
+                data = response.raw.read1(READ_SIZE, decode_content=True)
+                if not data:
+                    return
+                size += len(data)
+
+    # Errors
+
+    def error(
+        self,
+        kind: type[ChatError],
+        message: str,
+        *,
+        status: int | None = None,
+        body: bytes | None = None,
+        **context: Any,
+    ) -> ChatError:
+        """Returns an error that knows where it happened, and holds no secret."""
+        redact = self.transport.redact
+        return kind(
+            redact(message),
+            provider=self.transport.name,
+            url=self.url,
+            status=status,
+            body=None if body is None else redact(start(body, ERROR_KEPT)),
+            attempts=self.attempts,
+            **context,
+        )
+
+    def _failure(self, error: Exception) -> ChatError | None:
+        """The error to raise for one of requests, urllib3 or the socket; None for a fault of ours."""
+        try:
+            self.check()  # an interrupted read fails in many ways
+        except ChatError as interrupted:
+            return interrupted
+        return next((self.error(*found) for found in _explain(error, self.transport.timeout)), None)
+
+    def _status_error(self, response: requests.Response) -> ChatError:
+        status = response.status_code
+        body = b""
+        with contextlib.suppress(StreamInterrupted, ProtocolError):
+            for data in self.chunks(response):
+                body += data
+                if len(body) >= ERROR_READ:
+                    break
+        message = f"the server answered {status} {response.reason or ''}".rstrip()
+        if said := reason_in(body):
+            message += f": {said}"
+        if 300 <= status < 400:
+            target = response.headers.get("Location", "elsewhere")
+            message += f". It redirects to {target}, which is not followed: give the right base_url"
+            return self.error(ProtocolError, message, status=status, body=body)
+        kind, advice = _STATUS_KINDS.get(status, (APIStatusError, ""))
+        seconds = retry_after(response.headers)
+        return self.error(kind, message + advice, status=status, body=body, retry_after=seconds)
+
+
+_STATUS_KINDS: dict[int, tuple[type[ChatError], str]] = {
+    401: (AuthenticationError, ". Check the credentials"),
+    403: (AuthenticationError, ". Check the credentials"),
+    404: (APIStatusError, ". Check base_url and the model"),
+    429: (RateLimitError, ". Ask less often"),
+}
+
+
+def reason_in(body: bytes) -> str:
+    """Returns what an error's body says, in the words of any of the protocols; ``""`` where it says nothing."""
+    try:
+        value = parse(body)
+    except ValueError:
+        text = start(body.strip())
+        return "" if text.startswith("<") else text
+    if not isinstance(value, dict):
+        return start(body.strip())
+    for key in ("error", "detail", "msg", "message"):
+        said = value.get(key)
+        if isinstance(said, dict):
+            said = said.get("message")
+        if said:
+            return said if isinstance(said, str) else start(str(said).encode())
+    return start(body.strip())
+
+
+_Explanation = tuple[type[ChatError], str]
+
+
+def _explain(error: Exception, timeout: Timeout) -> Iterator[_Explanation]:
+    """Says what a failure of requests, urllib3 or the socket means, if it is one."""
+    connect, read = timeout
+    chain = list(_causes(error))
+    root = str(chain[-1]) or type(chain[-1]).__name__
+    kinds = requests.exceptions
+    if "handshake operation timed out" in root:  # requests calls it a read
+        yield (
+            APITimeoutError,
+            f"no TLS connection within {connect} s. Does the server speak TLS? See timeout=",
+        )
+    elif isinstance(error, (kinds.InvalidURL, kinds.InvalidSchema, kinds.InvalidHeader)):
+        yield InvalidRequest, f"the request cannot be sent: {root}"
+    elif isinstance(error, kinds.ConnectTimeout):
+        yield APITimeoutError, f"no connection within {connect} s. Is the server there? See timeout="
+    elif isinstance(error, (kinds.ReadTimeout, urllib3.exceptions.ReadTimeoutError, TimeoutError)):
+        yield APITimeoutError, f"no byte for {read} s. See timeout="
+    elif isinstance(error, kinds.SSLError):
+        yield APIConnectionError, f"TLS failed: {root}. See verify="
+    elif isinstance(error, kinds.ProxyError):
+        yield APIConnectionError, f"no connection through the proxy: {root}. See proxy= and the environment"
+    elif isinstance(error, (kinds.ContentDecodingError, urllib3.exceptions.DecodeError)):
+        yield ProtocolError, "the body is not in the encoding that its Content-Encoding names"
+    elif isinstance(error, kinds.ConnectionError):
+        if any(_is_bad_http(cause) for cause in chain):
+            yield ProtocolError, f"the server does not speak HTTP: {root}. Check base_url"
+        elif any(isinstance(cause, urllib3.exceptions.NewConnectionError) for cause in chain):
+            yield APIConnectionError, f"no connection: {root}. Is the server running? Check base_url"
+        else:
+            yield APIConnectionError, f"the server closed the connection before it answered: {root}"
+    elif any(_is_bad_http(cause) for cause in chain):
+        yield ProtocolError, f"the body is broken HTTP: {root}"
+    elif isinstance(error, (kinds.RequestException, urllib3.exceptions.HTTPError, OSError)):
+        yield StreamInterrupted, "the connection was cut in the middle of the reply"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and those inside it, the innermost last, as requests and urllib3 nest them."""
+    while error is not None:
+        yield error
+        inner = getattr(error, "reason", None)
+        if not isinstance(inner, BaseException):
+            inner = next((arg for arg in reversed(error.args) if isinstance(arg, BaseException)), None)
+        error = inner or error.__cause__
+
+
+def _is_bad_http(error: BaseException) -> bool:
+    return isinstance(error, http.client.HTTPException) and not isinstance(
+        error, (http.client.RemoteDisconnected, http.client.IncompleteRead)
+    )

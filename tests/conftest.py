@@ -1,0 +1,49 @@
+"""What many tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from berlin_chat import Provider, get_provider
+from wire import SPEECHES, Script, Speech, Wire
+
+
+@pytest.fixture(autouse=True)
+def _no_configuration_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("BERLIN_CHAT_") or name.lower() in ("http_proxy", "https_proxy", "all_proxy"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    """A socket server without routes; its scripts' faults fail the test."""
+    with Wire() as server:
+        yield server
+    assert not server.faults, f"the server's script failed: {server.faults!r}"
+
+
+@pytest.fixture(params=SPEECHES, ids=lambda speech: speech.name)
+def speech(request: pytest.FixtureRequest) -> Speech:
+    """Each of the four protocols in turn."""
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def provider_for(wire: Wire) -> Iterator[Callable[..., Provider]]:
+    """Makes a provider for a protocol, and a server at ``wire`` that answers its question with a script."""
+    made: list[Provider] = []
+
+    def make(speech: Speech, script: Script, **config: Any) -> Provider:
+        wire.routes[:] = [*speech.before, (*speech.route, script)]
+        config = {"base_url": wire.url, "retries": 0, **speech.config, **config}
+        made.append(get_provider(speech.name, **config))
+        return made[-1]
+
+    yield make
+    for provider in made:
+        provider.close()

@@ -1,0 +1,239 @@
+"""Berlin: one login for any number of threads, and one more when the token has expired."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from berlin_chat import (
+    APIStatusError,
+    APITimeoutError,
+    AuthenticationError,
+    Berlin,
+    Cancelled,
+    CancelToken,
+    ProtocolError,
+    Provider,
+    RateLimitError,
+)
+from wire import BERLIN, PATIENCE, Connection, Recorded, Script, Wire, log_in, speak
+
+Make = Callable[..., Provider]
+SAY_OK = speak(BERLIN, ["ok"])
+
+
+def only_with(valid: set[str], refuse: Script) -> Script:
+    def script(request: Recorded, connection: Connection) -> None:
+        (SAY_OK if request.header("token") in valid else refuse)(request, connection)
+
+    return script
+
+
+def refuse_401(request: Recorded, connection: Connection) -> None:
+    connection.respond(401, {"code": 401, "msg": "token expired", "data": None})
+
+
+def refuse_in_a_200(request: Recorded, connection: Connection) -> None:
+    connection.respond(200, {"code": 401, "msg": "token expired", "data": None})
+
+
+def ask_together(provider: Provider, threads: int) -> list[str]:
+    start = threading.Barrier(threads)
+
+    def ask(_: int) -> str:
+        start.wait(PATIENCE)
+        return provider.ask("Hi")
+
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(ask, range(threads)))
+
+
+def test_64_threads_on_a_fresh_provider_log_in_once(provider_for: Make, wire: Wire) -> None:
+    provider = provider_for(BERLIN, SAY_OK)
+    assert ask_together(provider, 64) == ["ok"] * 64
+    assert len(wire.asked("POST", "/api/login")) == 1
+
+
+@pytest.mark.parametrize("refuse", [refuse_401, refuse_in_a_200])
+def test_an_expired_token_causes_one_more_login_and_nobody_notices(
+    refuse: Script, provider_for: Make, wire: Wire
+) -> None:
+    valid = {"token-1"}
+    provider = provider_for(BERLIN, only_with(valid, refuse))
+    assert provider.ask("Hi") == "ok"
+    valid.remove("token-1")
+    valid.add("token-2")
+    assert ask_together(provider, 64) == ["ok"] * 64
+    assert len(wire.asked("POST", "/api/login")) == 2
+
+
+@pytest.mark.parametrize("refuse", [refuse_401, refuse_in_a_200])
+def test_a_token_that_is_refused_again_is_an_authentication_error(
+    refuse: Script, provider_for: Make, wire: Wire
+) -> None:
+    provider = provider_for(BERLIN, refuse, retries=3)
+    with pytest.raises(AuthenticationError):
+        provider.ask("Hi")
+    assert len(wire.asked("POST", "/api/login")) == 2
+    assert len(wire.asked(*BERLIN.route)) == 2
+
+
+def test_a_login_that_fails_with_503_twice_and_then_works_works(provider_for: Make, wire: Wire) -> None:
+    provider = provider_for(BERLIN, SAY_OK, retries=2)
+
+    def unsteady(request: Recorded, connection: Connection) -> None:
+        if len(wire.asked("POST", "/api/login")) <= 2:
+            connection.respond(503, {"msg": "not now"}, {"Retry-After": "0"})
+        else:
+            log_in(request, connection)
+
+    wire.on("POST", "/api/login", unsteady)
+    assert provider.ask("Hi") == "ok"
+    assert len(wire.asked("POST", "/api/login")) == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (401, {"code": 401, "msg": "wrong password"}),
+        (400, {"code": 400, "msg": "wrong password"}),
+        (403, {}),
+        (404, {}),
+        (200, {"code": 401, "msg": "wrong password", "data": None}),
+        (200, {"data": {}}),
+        (200, {"data": {"token": ""}}),
+        (200, {"data": {"token": 5}}),
+    ],
+)
+def test_a_refused_login_is_an_authentication_error_after_one_attempt(
+    status: int, body: dict[str, object], provider_for: Make, wire: Wire
+) -> None:
+    provider = provider_for(BERLIN, SAY_OK, retries=3)
+    wire.on("POST", "/api/login", lambda request, connection: connection.respond(status, body))
+    with pytest.raises(AuthenticationError, match="refused"):
+        provider.ask("Hi")
+    assert len(wire.requests) == 1
+
+
+def test_a_login_that_is_limited_is_a_rate_limit_error(provider_for: Make, wire: Wire) -> None:
+    provider = provider_for(BERLIN, SAY_OK)
+    wire.on(
+        "POST", "/api/login", lambda request, connection: connection.respond(429, {}, {"Retry-After": "9"})
+    )
+    with pytest.raises(RateLimitError) as caught:
+        provider.ask("Hi")
+    assert caught.value.retry_after == 9
+
+
+@pytest.mark.parametrize("token", ["a\nb", "ключ"])
+def test_a_token_that_fits_no_header_is_a_protocol_error(token: str, provider_for: Make, wire: Wire) -> None:
+    provider = provider_for(BERLIN, SAY_OK)
+    wire.on("POST", "/api/login", lambda r, connection: connection.respond(200, {"data": {"token": token}}))
+    with pytest.raises(ProtocolError) as caught:
+        provider.ask("Hi")
+    assert token not in str(caught.value)
+
+
+def test_threads_that_wait_for_a_login_share_its_refusal(provider_for: Make, wire: Wire) -> None:
+    provider = provider_for(BERLIN, SAY_OK)
+    waiting = threading.Event()
+
+    def refuse_late(request: Recorded, connection: Connection) -> None:
+        assert waiting.wait(PATIENCE)
+        connection.respond(401, {"msg": "wrong password"})
+
+    wire.on("POST", "/api/login", refuse_late)
+    with ThreadPoolExecutor(16) as pool:
+        futures = [pool.submit(provider.ask, "Hi") for _ in range(16)]
+        attempt = wait_for(lambda: getattr(provider._login, "_attempt", None))  # type: ignore[attr-defined]
+        wait_for(lambda: len(attempt.waiting) == 15)  # type: ignore[attr-defined]
+        waiting.set()
+        errors = [future.exception(PATIENCE) for future in futures]
+    assert [type(error) for error in errors] == [AuthenticationError] * 16
+    assert len({id(error) for error in errors}) == 16, "threads share one exception object"
+    assert len(wire.requests) == 1
+
+
+def test_a_cancelled_login_leaves_the_next_thread_to_log_in(provider_for: Make, wire: Wire) -> None:
+    provider = provider_for(BERLIN, SAY_OK)
+    token = CancelToken()
+
+    def only_the_second(request: Recorded, connection: Connection) -> None:
+        if len(wire.asked("POST", "/api/login")) == 1:
+            connection.wait_until_client_closes()
+        else:
+            log_in(request, connection)
+
+    wire.on("POST", "/api/login", only_the_second)
+    with ThreadPoolExecutor(2) as pool:
+        leader = pool.submit(provider.ask, "Hi", cancel=token)
+        attempt = wait_for(lambda: provider._login._attempt)  # type: ignore[attr-defined]
+        follower = pool.submit(provider.ask, "Hi")
+        wait_for(lambda: attempt.waiting)  # type: ignore[attr-defined]
+        token.cancel()
+        assert isinstance(leader.exception(PATIENCE), Cancelled)
+        assert follower.result(PATIENCE) == "ok"
+
+
+def test_who_waits_for_a_login_keeps_its_own_deadline_and_cancel(provider_for: Make, wire: Wire) -> None:
+    provider = provider_for(BERLIN, SAY_OK)
+    wire.on("POST", "/api/login", lambda request, connection: connection.wait_until_client_closes())
+    token = CancelToken()
+    with ThreadPoolExecutor(3) as pool:
+        leader = pool.submit(provider.ask, "Hi")
+        attempt = wait_for(lambda: provider._login._attempt)  # type: ignore[attr-defined]
+        late = pool.submit(provider.ask, "Hi", deadline=0.1)
+        cancelled = pool.submit(provider.ask, "Hi", cancel=token)
+        wait_for(lambda: len(attempt.waiting) == 2)  # type: ignore[attr-defined]
+        token.cancel()
+        assert isinstance(cancelled.exception(1), Cancelled)
+        assert isinstance(late.exception(1), APITimeoutError)
+        assert not leader.done()
+        provider.close()
+        assert isinstance(leader.exception(1), Cancelled)
+
+
+def test_a_token_that_is_given_is_used_without_a_login(provider_for: Make, wire: Wire) -> None:
+    wire.routes[:] = [(*BERLIN.route, only_with({"mine"}, refuse_401))]
+    with Berlin(base_url=wire.url, token="mine") as provider:
+        assert provider.ask("Hi") == "ok"
+    with Berlin(base_url=wire.url, token="old") as provider, pytest.raises(AuthenticationError):
+        provider.ask("Hi")
+    assert not wire.asked("POST", "/api/login")
+
+
+def test_a_given_token_that_has_expired_is_replaced_where_there_is_an_account(
+    provider_for: Make, wire: Wire
+) -> None:
+    provider = provider_for(BERLIN, only_with({"token-1"}, refuse_401), token="old")
+    assert provider.ask("Hi") == "ok"
+    assert len(wire.asked("POST", "/api/login")) == 1
+
+
+def test_two_providers_do_not_share_a_token(provider_for: Make, wire: Wire) -> None:
+    first, second = provider_for(BERLIN, SAY_OK), provider_for(BERLIN, SAY_OK)
+    first.ask("Hi")
+    second.ask("Hi")
+    assert [request.header("token") for request in wire.asked(*BERLIN.route)] == ["token-1", "token-2"]
+
+
+def test_a_refusal_in_mid_stream_does_not_log_in_again(provider_for: Make, wire: Wire) -> None:
+    body = b'{"content": "a"}\n{"code": 401, "msg": "token expired"}'
+    provider = provider_for(BERLIN, lambda request, connection: connection.respond(200, body))
+    with pytest.raises(APIStatusError) as caught:
+        provider.ask("Hi")
+    assert caught.value.partial == "a"
+    assert len(wire.asked("POST", "/api/login")) == 1
+
+
+def wait_for(condition: Callable[[], object]) -> object:
+    """Looks until there is something: for states that nobody signals."""
+    done = threading.Event()
+    for _ in range(int(PATIENCE * 100)):
+        if found := condition():
+            return found
+        done.wait(0.01)
+    raise AssertionError("it did not happen")

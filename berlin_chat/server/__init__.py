@@ -1,0 +1,126 @@
+"""A server of all four protocols, for a fresh machine, a test, or in front of a model server (extra ``[server]``).
+
+>>> with LocalServer() as server:
+...     reply = server.provider("h2o").ask("hi")
+>>> reply.endswith("hi")
+True
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from types import TracebackType
+from typing import Any, Protocol
+
+from ..errors import InvalidRequest
+from ..provider import Provider, checked_header
+from ..providers import get_provider
+from .app import App
+from .echo import Echo
+from .house import House
+from .serving import Serving
+
+
+class Upstream(Protocol):
+    """What answers: a provider, or any object with a provider's ``stream``."""
+
+    def stream(self, messages: Any, model: str | None = None, **options: Any) -> Any: ...
+
+
+class LocalServer:
+    """The four protocols on one port, each as strict as the servers that it stands for.
+
+    A context manager; without ``with``, ``start()`` and ``close()``. Every reply has a thread of its own, which
+    ends with it; ``close()`` ends the replies under way, and returns when their threads have ended.
+
+    Args:
+        host: the address to listen on. Any but a loopback address needs a ``password``.
+        port: the port, 0 for a free one.
+        upstream: what answers: a provider, or any object with a provider's ``stream``. None for an echo.
+        delay: seconds before each piece.
+        password: what each protocol then demands in its own place: Berlin as the account's password, Ylokh as the
+            bearer key, Acytoo as the field ``password``, H2o as ``Authorization: Bearer …``.
+
+    Raises:
+        InvalidRequest: another address than loopback, and no password; a password that no header can hold.
+        OSError: the port is in use.
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        upstream: Upstream | None = None,
+        delay: float = 0.0,
+        password: str | None = None,
+    ) -> None:
+        if not password and not _is_loopback(host):
+            raise InvalidRequest(f"{host} can be reached from other machines: give a password")
+        checked_header(password, "password")
+        if delay < 0:
+            raise InvalidRequest("delay must not be negative")
+        self._house = House(
+            upstream=Echo() if upstream is None else upstream, delay=delay, password=password or None
+        )
+        self._app = App(self._house)
+        self._serving = Serving(self._app, host, port)
+
+    @property
+    def url(self) -> str:
+        """The address to give as ``base_url``. Raises RuntimeError before the start."""
+        return self._serving.url
+
+    @property
+    def conversations(self) -> list[str]:
+        """The ids of H2o's conversations that exist at the moment."""
+        return self._app.conversations()
+
+    def provider(self, name: str, **config: Any) -> Provider:
+        """Returns a new provider, set up for this server: address, credentials, and no proxy in between.
+
+        Args:
+            name: as in ``get_provider``.
+            config: more arguments for it, which come before those that the server knows.
+        """
+        known = {"base_url": self.url, "proxy": "", **self._app.configuration(name)}
+        if "headers" in known:
+            config["headers"] = {**known["headers"], **(config.get("headers") or {})}
+        return get_provider(name, **{**known, **config})
+
+    def start(self) -> LocalServer:
+        """Starts to listen, in the background; returns itself."""
+        self._serving.start()
+        return self
+
+    def close(self) -> None:
+        """Ends the replies under way and stops listening. A second call does nothing."""
+        self._house.close()
+        self._serving.close()
+
+    def wait(self) -> None:
+        """Waits until the server is closed, or for Ctrl-C."""
+        self._serving.wait()
+
+    def __enter__(self) -> LocalServer:
+        return self if self._serving.started else self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<LocalServer {self._serving}>"
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

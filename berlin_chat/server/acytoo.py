@@ -1,0 +1,35 @@
+"""The server's side of Acytoo. ``protocols.md``, section "Acytoo"."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..messages import as_list
+from ..providers.acytoo import Acytoo
+from .web import Handler, Refused, Request, Response, Side, Stream, checked, json_response, number
+
+
+class AcytooSide(Side):
+    name = Acytoo.name
+
+    def routes(self) -> list[tuple[str, str, Handler]]:
+        return [("POST", "/api/completions", self.complete)]
+
+    def refusal(self, refused: Refused) -> Response:
+        return json_response({"error": {"message": refused.message}}, refused.status, refused.headers)
+
+    def configuration(self) -> dict[str, Any]:
+        return {"password": self.house.password} if self.house.password else {}
+
+    def complete(self, request: Request) -> Response:
+        question = request.json()
+        checked(self.house.lets_in(question.get("password")), "wrong password", 401)
+        for key in ("key", "password", "model"):
+            checked(isinstance(question.get(key), str), f"{key} must be a string")
+        checked(number(question.get("temperature")), "temperature must be a number")
+        checked(isinstance(question.get("messages"), list), "messages must be a list")
+        # The protocol fixes the model, so it is no wish of the caller's.
+        answer = self.house.answer(
+            as_list(question["messages"]), None, {"temperature": question["temperature"]}
+        )
+        return Response(200, "text/plain; charset=utf-8", Stream(answer, iter(answer)))

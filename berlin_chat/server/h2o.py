@@ -1,0 +1,140 @@
+"""The server's side of H2o, chat-ui's conversations. ``protocols.md``, section "H2o"."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from ..errors import ChatError
+from ..providers.h2o import H2o
+from .house import Answer, House
+from .web import Handler, Refused, Request, Response, Side, Stream, checked, is_uuid, json_response, numbers
+
+_COOKIE = "hf-chat"
+#: The parameters that have another name upstream, and those that only this protocol has.
+_RENAMED = {"max_new_tokens": "max_tokens"}
+_OWN = ("truncate", "do_sample", "repetition_penalty", "return_full_text")
+
+
+class H2oSide(Side):
+    """One lock guards the sessions and their conversations."""
+
+    name = H2o.name
+
+    def __init__(self, house: House) -> None:
+        super().__init__(house)
+        self._lock = threading.Lock()
+        self._sessions: dict[str, dict[str, str]] = {}  # session → conversation → model
+
+    def routes(self) -> list[tuple[str, str, Handler]]:
+        return [
+            ("POST", "/settings", self.settings),
+            ("POST", "/conversation", self.create),
+            ("POST", "/conversation/([^/]+)", self.complete),
+            ("DELETE", "/conversation/([^/]+)", self.delete),
+        ]
+
+    def refusal(self, refused: Refused) -> Response:
+        kind = "validation" if refused.status < 500 else "generation"
+        kind = "overloaded" if refused.status in (429, 503) else kind
+        return json_response({"error": refused.message, "error_type": kind}, refused.status, refused.headers)
+
+    def configuration(self) -> dict[str, Any]:
+        return {"headers": {"Authorization": f"Bearer {self.house.password}"}} if self.house.password else {}
+
+    def conversations(self) -> list[str]:
+        with self._lock:
+            return [name for session in self._sessions.values() for name in session]
+
+    def settings(self, request: Request) -> Response:
+        self._let_in(request)
+        form = request.form()
+        checked(form.get("ethicsModalAccepted") == "true", "ethicsModalAccepted must be true")
+        for field in ("shareConversationsWithModelAuthors", "searchEnabled"):
+            checked(form.get(field) in ("true", "false"), f"{field} must be true or false")
+        checked("ethicsModalAcceptedAt" in form, "ethicsModalAcceptedAt is missing")
+        checked(form.get("activeModel"), "activeModel is missing")
+        session = request.cookie(_COOKIE) or ""
+        with self._lock:
+            if session not in self._sessions:  # only names that were given here
+                session = secrets.token_urlsafe(24)
+                self._sessions[session] = {}
+        cookie = f"{_COOKIE}={session}; Path=/; HttpOnly; SameSite=Lax"
+        headers = {"Location": request.header("Referer") or "/", "Set-Cookie": cookie}
+        return Response(303, "text/plain", b"", headers)
+
+    def create(self, request: Request) -> Response:
+        session = self._session(request)
+        model = request.json().get("model")
+        checked(isinstance(model, str) and model, "model must be a string")
+        conversation = secrets.token_hex(12)
+        with self._lock:
+            session[conversation] = str(model)
+        return json_response({"conversationId": conversation})
+
+    def complete(self, request: Request, conversation: str) -> Response:
+        model = self._conversation(request, conversation)
+        question = request.json()
+        prompt: Any = question.get("inputs")
+        parameters: Any = question.get("parameters")
+        options: Any = question.get("options")
+        checked(isinstance(prompt, str) and prompt, "inputs must be a string")
+        checked(isinstance(parameters, dict), "parameters must be an object")
+        checked(question.get("stream") is True, "stream must be true")
+        checked(isinstance(options, dict), "options must be an object")
+        for key in ("id", "response_id"):
+            checked(is_uuid(options.get(key)), f"options.{key} must be a uuid")
+        numbers(parameters, "temperature", "truncate", "max_new_tokens", "repetition_penalty")
+        wishes = {_RENAMED.get(key, key): value for key, value in parameters.items() if key not in _OWN}
+        answer = self.house.answer(prompt, None if model == H2o.default_model else model, wishes)
+        return Response(
+            200, "text/event-stream", Stream(answer, _events(answer)), {"Cache-Control": "no-cache"}
+        )
+
+    def delete(self, request: Request, conversation: str) -> Response:
+        self._conversation(request, conversation)
+        with self._lock:
+            self._session(request).pop(conversation, None)
+        return json_response({})
+
+    def _let_in(self, request: Request) -> None:
+        kind, _, word = request.header("Authorization").partition(" ")
+        checked(
+            self.house.password is None or (kind.lower() == "bearer" and self.house.lets_in(word.strip())),
+            "log in first: Authorization: Bearer <the server's password>",
+            401,
+        )
+
+    def _session(self, request: Request) -> dict[str, str]:
+        self._let_in(request)
+        session = self._sessions.get(request.cookie(_COOKIE) or "")
+        if session is None:
+            raise Refused(405, "accept the settings first")
+        return session
+
+    def _conversation(self, request: Request, conversation: str) -> str:
+        """The model of a conversation."""
+        model = self._session(request).get(conversation)
+        if model is None:
+            raise Refused(404, "there is no such conversation")
+        return model
+
+
+def _events(answer: Answer) -> Iterator[str]:
+    text = []
+    try:
+        for piece in answer:
+            text.append(piece)
+            yield _event(len(text), piece)
+    except ChatError as error:
+        yield f"data: {json.dumps({'error': str(error), 'error_type': 'generation'})}\n\n"
+        return
+    yield _event(0, "</s>", special=True, generated_text="".join(text))
+
+
+def _event(number: int, text: str, special: bool = False, generated_text: str | None = None) -> str:
+    token = {"id": number, "text": text, "logprob": 0.0, "special": special}
+    return f"data: {json.dumps({'token': token, 'generated_text': generated_text, 'details': None})}\n\n"

@@ -1,0 +1,108 @@
+"""What the four protocols of one server share: who answers, how fast, and who is let in."""
+
+from __future__ import annotations
+
+import errno
+import hmac
+import threading
+from collections.abc import Generator, Iterator
+from typing import Any
+
+from ..errors import InvalidRequest
+from ..provider import Provider
+from ..reply import Reply
+from ..transport import CancelToken
+
+
+class House:
+    """Shared by all replies of a server. ``close`` ends their waits, and what they ask upstream.
+
+    Args:
+        upstream: what answers: any object with a provider's ``stream``.
+        delay: seconds before each piece.
+        password: who does not know it is not let in; None lets everybody in.
+    """
+
+    def __init__(self, *, upstream: Any, delay: float, password: str | None) -> None:
+        self.password = password
+        self._upstream = upstream
+        self._delay = delay
+        self._cancel = CancelToken()
+        self._closing = threading.Event()
+
+    def close(self) -> None:
+        """Ends all replies."""
+        self._closing.set()
+        self._cancel.cancel()
+
+    def lets_in(self, password: Any) -> bool:
+        """Whether the password is right, where one is needed."""
+        if self.password is None:
+            return True
+        if not isinstance(password, str):
+            return False
+        # What JSON brings may hold half of a surrogate pair.
+        return hmac.compare_digest(password.encode("utf-8", "surrogatepass"), self.password.encode())
+
+    @property
+    def model(self) -> str:
+        """The model that the upstream answers with unless another is asked for."""
+        return str(
+            getattr(self._upstream, "model", None) or getattr(self._upstream, "default_model", "default")
+        )
+
+    def answer(self, messages: Any, model: str | None, options: dict[str, Any]) -> Answer:
+        """Asks the upstream, and waits for its first piece, so that an error can still be a status.
+
+        Args:
+            model: None for the upstream's own.
+
+        Raises:
+            ChatError: the upstream's.
+        """
+        if clash := {"self", "messages", "model"} & options.keys():
+            raise InvalidRequest(f"there is no option {clash.pop()!r}")
+        if isinstance(self._upstream, Provider):
+            options = {**options, "cancel": self._cancel}
+        return Answer(self._paced(self._upstream.stream(messages, model, **options)))
+
+    def _paced(self, pieces: Any) -> Generator[str, None, Any]:
+        pieces = iter(pieces)
+        try:
+            while True:
+                if self._delay and self._closing.wait(self._delay):
+                    raise ConnectionAbortedError(errno.ECONNABORTED, "the server is closing")
+                try:
+                    piece = next(pieces)
+                except StopIteration as end:
+                    return end.value
+                yield piece
+        finally:
+            if close := getattr(pieces, "close", None):  # the upstream may have kept it, so it would go on
+                close()
+
+
+class Answer:
+    """The pieces of one answer; iterated once. ``reply`` is the upstream's, where it gave one, at the end."""
+
+    def __init__(self, pieces: Generator[str, None, Any]) -> None:
+        self._pieces = pieces
+        self.reply: Reply | None = None
+        self._first = self._next()
+
+    def __iter__(self) -> Iterator[str]:
+        piece = self._first
+        while piece is not None:
+            yield piece
+            piece = self._next()
+
+    def _next(self) -> str | None:
+        try:
+            return next(self._pieces)
+        except StopIteration as end:
+            self.reply = end.value if isinstance(end.value, Reply) else None
+            return None
+
+    def close(self) -> None:
+        """Ends the upstream's answer, however much of it was read."""
+        self._pieces.close()

@@ -1,0 +1,172 @@
+"""Listening, and a thread for each reply: cheroot, set up for replies that last.
+
+Why cheroot (11.1), compared with waitress (3.0) on the same small application, 20 pieces a reply:
+
+==========================================  ========================  ==========================================
+wanted                                      cheroot                   waitress
+==========================================  ========================  ==========================================
+each piece flushed as it is produced        yes, by the reply's       yes, by the reply's thread
+                                            thread
+chunked replies on a kept connection        yes                       no: it closes the connection after each
+                                                                      reply whose length is not known
+a client that goes away is noticed          at the second write       at the third write
+256 replies at once                         yes, with the thread      yes, with 256 threads started beforehand,
+                                            pool below                and a warning a reply without
+==========================================  ========================  ==========================================
+
+The connection is what decided: a client of 200 short replies would make 200 connections to waitress. gunicorn cannot be
+started inside another process, and werkzeug's server closes every connection too. cheroot's own thread pool does not
+grow by itself, but may be replaced: here by a thread a reply.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from ..errors import ChatError
+
+try:
+    from cheroot import wsgi
+except ImportError as error:  # pragma: no cover
+    raise ImportError("the server needs more packages: pip install 'berlin_chat[server]'") from error
+
+log = logging.getLogger("berlin_chat.server")
+
+#: How long an idle connection is kept, and a client may take to read, in seconds.
+PATIENCE = 600
+#: How long the end may take to be noticed by the thread that listens, in seconds.
+CLOSE_INTERVAL = 0.05
+#: The largest question, in bytes.
+MAX_REQUEST = 64 * 2**20
+
+
+class _ThreadAReply:
+    """What cheroot calls a thread pool: ``put`` hands over a connection on which a request has arrived.
+
+    One lock guards the connections at work. A thread closes its connection or gives it back to the server.
+    """
+
+    min = 1
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+        self._lock = threading.Lock()
+        self._working: dict[threading.Thread, Any] = {}
+
+    def start(self) -> None:
+        """Nothing to do: threads start as they are needed."""
+
+    def put(self, connection: Any) -> None:
+        thread = threading.Thread(target=self._reply, args=(connection,), daemon=True)
+        with self._lock:
+            self._working[thread] = connection
+        thread.start()
+
+    def _reply(self, connection: Any) -> None:
+        keep = False
+        try:
+            keep = connection.communicate()
+        except ConnectionError as error:
+            log.debug("the client went away: %s", error)
+        except Exception:
+            log.exception("a reply failed")
+        finally:
+            self._let_go(connection, keep)
+            with self._lock:
+                del self._working[threading.current_thread()]
+
+    def _let_go(self, connection: Any, keep: bool) -> None:
+        if keep:
+            try:
+                self._server.put_conn(connection)
+                return
+            except (OSError, ValueError):
+                pass  # the server has stopped in the meantime
+        with contextlib.suppress(OSError):
+            connection.close()
+        with contextlib.suppress(OSError):
+            connection.wfile.close()  # with what could not be sent, lest its finalizer tries again
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Cuts the connections at work, and waits for their threads: ``timeout`` seconds for all together."""
+        until = None if timeout is None else monotonic() + timeout
+        with self._lock:
+            working = list(self._working.items())
+        for _, connection in working:
+            with contextlib.suppress(OSError):  # it is closed already
+                connection.socket.shutdown(socket.SHUT_RDWR)
+        for thread, _ in working:
+            thread.join(None if until is None else max(until - monotonic(), 0.0))
+
+
+class _Server(wsgi.Server):
+    timeout = PATIENCE
+    keep_alive_conn_limit = 100_000
+    expiration_interval = CLOSE_INTERVAL
+    max_request_body_size = MAX_REQUEST
+
+    @staticmethod
+    def bind_socket(socket_: socket.socket, bind_addr: Any) -> socket.socket:
+        try:
+            socket_.bind(bind_addr)
+        except OSError:
+            socket_.close()  # cheroot forgets it
+            raise
+        return socket_
+
+    def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
+        log.log(level, msg, exc_info=traceback)
+
+
+class Serving:
+    """Serves an application in the background, from ``start`` to ``close``."""
+
+    def __init__(self, app: Callable[..., Any], host: str, port: int) -> None:
+        self._host = host
+        self._server = _Server((host, port), app, server_name="berlin_chat", request_queue_size=1024)
+        self._server.requests = _ThreadAReply(self._server)
+        self._thread: threading.Thread | None = None
+        self._closed = threading.Event()
+
+    @property
+    def url(self) -> str:
+        if self._thread is None:
+            raise ChatError("the server was not started: use it in a with statement, or call start()")
+        # Every address of the machine is an address to listen on, not one to connect to.
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host)
+        host = f"[{host}]" if ":" in host else host
+        return f"http://{host}:{self._server.bind_addr[1]}"
+
+    @property
+    def started(self) -> bool:
+        return self._thread is not None
+
+    def __str__(self) -> str:
+        if self._closed.is_set():
+            return "closed"
+        return "not started" if self._thread is None else f"at {self.url}"
+
+    def start(self) -> None:
+        if self._thread is not None or self._closed.is_set():
+            raise ChatError("the server was started or closed already: make a new one")
+        self._server.prepare()
+        # Daemons, as are the threads that it starts: a script may end without closing the server.
+        self._thread = threading.Thread(target=self._server.serve, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        if self._thread is not None:
+            self._server.stop()
+            self._thread.join()
+
+    def wait(self) -> None:
+        self._closed.wait()

@@ -1,0 +1,170 @@
+"""Requests and responses, as the four protocols of the server see them."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs
+from uuid import UUID
+
+from ..decoding import parse
+from ..errors import ChatError
+from .house import Answer, House
+
+
+class Refused(Exception):
+    """A request that gets an error; the protocol puts it into its own words.
+
+    Args:
+        status: the HTTP status.
+        message: what was wrong.
+    """
+
+    def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.headers = headers or {}
+
+
+class Request:
+    """What arrived."""
+
+    def __init__(self, environ: dict[str, Any]) -> None:
+        self._environ = environ
+        self.method: str = environ["REQUEST_METHOD"]
+        self.path: str = environ["PATH_INFO"]
+
+    def header(self, name: str) -> str:
+        """The value of a header, ``""`` where there is none."""
+        name = name.upper().replace("-", "_")
+        return str(self._environ.get(name if name == "CONTENT_TYPE" else f"HTTP_{name}", ""))
+
+    def cookie(self, name: str) -> str | None:
+        """The value of a cookie."""
+        for pair in self.header("Cookie").split(";"):
+            key, _, value = pair.partition("=")
+            if key.strip() == name:
+                return value.strip()
+        return None
+
+    def body(self) -> bytes:
+        """The whole body, of a known length or in chunks: cheroot's input ends where it does."""
+        return self._environ["wsgi.input"].read()  # type: ignore[no-any-return]
+
+    def discard(self) -> None:
+        """Reads what is left of the body, which would be taken for the connection's next request."""
+        while self._environ["wsgi.input"].read(64 * 1024):
+            pass
+
+    def json(self) -> dict[str, Any]:
+        """The body's JSON object; raises Refused where it is none."""
+        if "json" not in self.header("Content-Type").lower():
+            raise Refused(415, "Content-Type must be application/json")
+        try:
+            value = parse(self.body())
+        except ValueError:
+            raise Refused(400, "the body is no JSON") from None
+        if not isinstance(value, dict):
+            raise Refused(400, "the body is no JSON object")
+        return value
+
+    def form(self) -> dict[str, str]:
+        """The body's form; raises Refused where it is none."""
+        if "application/x-www-form-urlencoded" not in self.header("Content-Type").lower():
+            raise Refused(415, "Content-Type must be application/x-www-form-urlencoded")
+        fields = parse_qs(self.body().decode("utf-8", "replace"), keep_blank_values=True)
+        return {name: values[-1] for name, values in fields.items()}
+
+
+class Response(NamedTuple):
+    """What is sent back. A ``body`` that is no bytes is sent piece by piece, and closed at the end."""
+
+    status: int
+    content_type: str
+    body: bytes | Stream
+    headers: dict[str, str] = {}  # noqa: RUF012
+
+
+class Stream:
+    """A body that is sent as it is produced: the answer's pieces, each put into the protocol's form.
+
+    Args:
+        answer: closed when the body was sent, or the client went away.
+        encoded: the answer in the protocol's form.
+    """
+
+    def __init__(self, answer: Answer, encoded: Iterator[str]) -> None:
+        self._answer = answer
+        self._encoded = encoded
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            for text in self._encoded:
+                yield text.encode("utf-8", "replace")
+        except ChatError as error:
+            # The protocol has no word for it, so the body ends before its end, as a broken upstream does.
+            raise ConnectionAbortedError(errno.ECONNABORTED, str(error)) from error
+
+    def close(self) -> None:
+        self._answer.close()
+
+
+def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Returns a response of JSON."""
+    return Response(status, "application/json", json.dumps(value).encode(), headers or {})
+
+
+def checked(condition: Any, message: str, status: int = 400) -> None:
+    """Raises Refused unless the condition holds."""
+    if not condition:
+        raise Refused(status, message)
+
+
+def number(value: Any) -> bool:
+    """Whether a JSON value is a number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def numbers(values: Any, *names: str) -> None:
+    """Raises Refused where one of these options is there, and is no number."""
+    for name in names:
+        checked(number(values.get(name, 0)), f"{name} must be a number")
+
+
+def is_uuid(value: Any) -> bool:
+    """Whether a JSON value is a uuid."""
+    try:
+        return bool(UUID(value))
+    except (ValueError, TypeError, AttributeError):
+        return False
+
+
+Handler = Callable[..., Response]
+
+
+class Side:
+    """The server's side of one protocol: its routes, and its words for an error."""
+
+    name = ""
+
+    def __init__(self, house: House) -> None:
+        self.house = house
+
+    def routes(self) -> list[tuple[str, str, Handler]]:
+        """Returns method, pattern of the path, and handler. A pattern's groups are given to the handler."""
+        raise NotImplementedError
+
+    def refusal(self, refused: Refused) -> Response:
+        """Returns an error in the protocol's form."""
+        raise NotImplementedError
+
+    def configuration(self) -> dict[str, Any]:
+        """Returns the arguments with which the protocol's provider is let in."""
+        raise NotImplementedError
+
+    def conversations(self) -> list[str]:
+        """Returns the ids of the conversations that exist, where the protocol has any."""
+        return []

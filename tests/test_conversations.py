@@ -1,0 +1,229 @@
+"""H2o: whatever happens to a question, the server has no conversation left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from berlin_chat import APITimeoutError, Cancelled, CancelToken, ChatError, Provider, StreamInterrupted
+from berlin_chat.server import LocalServer
+from wire import H2O, PATIENCE, Chunked, Connection, Recorded, Wire, settings, speak
+
+Make = Callable[..., Provider]
+
+
+def left(wire: Wire) -> set[str]:
+    """The conversations that were made and not deleted."""
+    made = {f"/conversation/c{n + 1}" for n in range(len(wire.asked("POST", "/conversation")))}
+    assert made, "no conversation was ever made"
+    return made - {request.path for request in wire.asked("DELETE", "/conversation/[^/]+")}
+
+
+def one_piece_then_silence(request: Recorded, connection: Connection) -> None:
+    Chunked(connection, H2O.kind, b"").part(H2O.parts(["a"])[0])
+    connection.wait_until_client_closes()
+
+
+def test_after_a_full_reply(provider_for: Make, wire: Wire) -> None:
+    assert provider_for(H2O, speak(H2O, ["a"])).ask("Hi") == "a"
+    assert left(wire) == set()
+
+
+def test_after_a_break(provider_for: Make, wire: Wire) -> None:
+    for _ in provider_for(H2O, one_piece_then_silence).stream("Hi"):
+        break
+    assert left(wire) == set()
+
+
+def test_after_close_of_the_generator(provider_for: Make, wire: Wire) -> None:
+    stream = provider_for(H2O, one_piece_then_silence).stream("Hi")
+    next(stream)
+    assert left(wire) == {"/conversation/c1"}
+    stream.close()
+    assert left(wire) == set()
+
+
+def test_after_an_exception_in_the_loop(provider_for: Make, wire: Wire) -> None:
+    def loop() -> None:
+        for _ in provider_for(H2O, one_piece_then_silence).stream("Hi"):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        loop()
+    assert left(wire) == set()
+
+
+def test_after_a_broken_stream(provider_for: Make, wire: Wire) -> None:
+    def cut(request: Recorded, connection: Connection) -> None:
+        Chunked(connection, H2O.kind, b"").part(H2O.parts(["a"])[0])
+        connection.close()
+
+    with pytest.raises(StreamInterrupted):
+        provider_for(H2O, cut).ask("Hi")
+    assert left(wire) == set()
+
+
+def test_after_an_error_of_the_server(provider_for: Make, wire: Wire) -> None:
+    for status in (404, 410, 429, 500):
+        with pytest.raises(ChatError) as caught:
+            provider_for(
+                H2O, lambda r, connection, status=status: connection.respond(status, {"error": "x"})
+            ).ask("Hi")
+        assert caught.value.status == status
+    assert len(wire.asked("DELETE", "/conversation/c.")) == 4
+
+
+def test_after_a_cancel_in_mid_stream(provider_for: Make, wire: Wire) -> None:
+    token = CancelToken()
+    with pytest.raises(Cancelled) as caught:
+        for _ in provider_for(H2O, one_piece_then_silence).stream("Hi", cancel=token):
+            threading.Timer(0.05, token.cancel).start()
+    assert caught.value.partial == "a"
+    assert left(wire) == set()
+
+
+def test_after_a_deadline(provider_for: Make, wire: Wire) -> None:
+    with pytest.raises(APITimeoutError):
+        provider_for(H2O, one_piece_then_silence).ask("Hi", deadline=0.2)
+    assert left(wire) == set()
+
+
+def test_after_close_of_the_provider(provider_for: Make, wire: Wire) -> None:
+    provider = provider_for(H2O, one_piece_then_silence)
+    with pytest.raises(Cancelled):
+        for _ in provider.stream("Hi"):
+            threading.Timer(0.05, provider.close).start()
+    assert left(wire) == set()
+    for connection in wire.connections:
+        assert connection.gone.wait(PATIENCE), "a connection outlived close()"
+
+
+def test_a_server_that_does_not_answer_the_delete_does_not_keep_a_cancelled_caller(
+    provider_for: Make, wire: Wire
+) -> None:
+    provider = provider_for(H2O, one_piece_then_silence)
+    asked, answer = threading.Event(), threading.Event()
+
+    def late(request: Recorded, connection: Connection) -> None:
+        asked.set()
+        answer.wait(PATIENCE)
+        connection.respond(200, {})
+
+    wire.on("DELETE", "/conversation/c1", late)
+    started = time.monotonic()
+    with pytest.raises(APITimeoutError):
+        provider.ask("Hi", deadline=0.1)
+    assert time.monotonic() - started < 0.3
+    assert asked.wait(PATIENCE)
+    answer.set()
+
+
+@pytest.mark.parametrize("status", [404, 500])
+def test_a_delete_that_fails_does_not_spoil_a_complete_reply(
+    status: int, provider_for: Make, wire: Wire
+) -> None:
+    provider = provider_for(H2O, speak(H2O, ["a"]), retries=3)
+    wire.on("DELETE", "/conversation/c1", lambda request, connection: connection.respond(status))
+    assert provider.ask("Hi") == "a"
+    assert len(wire.asked("DELETE", "/conversation/c1")) == 1
+
+
+def test_a_delete_that_fails_does_not_hide_the_first_error(provider_for: Make, wire: Wire) -> None:
+    provider = provider_for(H2O, lambda request, connection: connection.respond(410, {"error": "model gone"}))
+    wire.on("DELETE", "/conversation/c1", lambda request, connection: connection.close())
+    with pytest.raises(ChatError, match="model gone") as caught:
+        provider.ask("Hi")
+    assert caught.value.status == 410
+
+
+def test_settings_are_posted_once_for_many_threads(provider_for: Make, wire: Wire) -> None:
+    provider = provider_for(H2O, speak(H2O, ["a"]))
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(provider.ask, ["Hi"] * 32)) == ["a"] * 32
+    assert len(wire.asked("POST", "/settings")) == 1
+    assert left(wire) == set()
+
+
+def test_a_session_that_the_server_has_forgotten_is_begun_anew(provider_for: Make, wire: Wire) -> None:
+    provider = provider_for(H2O, speak(H2O, ["a"]))
+    provider.ask("Hi")
+    forgotten = [True]
+
+    def create(request: Recorded, connection: Connection) -> None:
+        if forgotten:
+            connection.respond(405)
+        else:
+            connection.respond(200, {"conversationId": f"c{len(wire.asked('POST', '/conversation'))}"})
+
+    def accept(request: Recorded, connection: Connection) -> None:
+        forgotten.clear()
+        settings(request, connection)
+
+    wire.on("POST", "/conversation", create).on("POST", "/settings", accept)
+    assert provider.ask("Hi") == "a"
+    assert len(wire.asked("POST", "/settings")) == 2
+
+
+def test_an_id_is_quoted_in_the_address(provider_for: Make, wire: Wire) -> None:
+    provider = provider_for(H2O, speak(H2O, ["a"]))
+    wire.on(
+        "POST",
+        "/conversation",
+        lambda request, connection: connection.respond(200, {"conversationId": "../x?"}),
+    )
+    assert provider.ask("Hi") == "a"
+    assert wire.asked("DELETE", "/conversation/..%2Fx%3F")
+
+
+SCRIPT = """
+import sys
+from berlin_chat import H2o
+for piece in H2o(base_url=sys.argv[1]).stream("one two three"):
+    print(piece, flush=True)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT to another process")
+@pytest.mark.parametrize("when", ["before the first piece", "after it"])
+def test_after_ctrl_c(when: str) -> None:
+    with LocalServer(delay=0.2) as server:
+        process = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, server.url], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert process.stdout is not None
+        if when == "after it":
+            assert process.stdout.readline()
+        else:
+            deadline = time.monotonic() + PATIENCE
+            while not server.conversations and time.monotonic() < deadline:
+                time.sleep(0.005)
+        assert len(server.conversations) == 1
+        process.send_signal(signal.SIGINT)
+        _, complaint = process.communicate(timeout=PATIENCE)
+        assert b"KeyboardInterrupt" in complaint
+        assert server.conversations == []
+
+
+def test_the_embedded_server_has_no_conversation_left_after_all_of_it() -> None:
+    with LocalServer(delay=0.01) as server, server.provider("h2o") as provider:
+        provider.ask("Hi")
+        next(provider.stream("Hi"))
+        with pytest.raises(APITimeoutError):
+            provider.ask("a b c d e f g h i j k l m n o p", deadline=0.1)
+        assert server.conversations == []
+
+
+def test_json_of_a_creation_is_not_confused_by_more_fields(provider_for: Make, wire: Wire) -> None:
+    provider = provider_for(H2O, speak(H2O, ["a"]))
+    body = json.dumps({"conversationId": "c1", "title": "x", "more": [1]}).encode()
+    wire.on("POST", "/conversation", lambda request, connection: connection.respond(200, body))
+    assert provider.ask("Hi") == "a"

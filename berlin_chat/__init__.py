@@ -21,6 +21,7 @@ from .errors import (
     RateLimitError,
     StreamInterrupted,
 )
+from .fallback import Fallback, Race, race
 from .messages import Message, Messages
 from .provider import Provider
 from .providers import get_provider, provider_names
@@ -43,6 +44,7 @@ __all__ = [
     "CancelToken",
     "Cancelled",
     "ChatError",
+    "Fallback",
     "H2o",
     "InvalidRequest",
     "Message",
@@ -50,6 +52,7 @@ __all__ = [
     "ProtocolError",
     "Provider",
     "ProviderNotWorking",
+    "Race",
     "RateLimitError",
     "Reply",
     "StreamInterrupted",
@@ -57,4 +60,5 @@ __all__ = [
     "__version__",
     "get_provider",
     "provider_names",
+    "race",
 ]

@@ -147,8 +147,8 @@ class Provider:
         ...     "".join(server.provider("acytoo").stream("Hi")).endswith("Hi")
         True
         """
-        self._check_address()
-        _check_deadline(deadline)
+        self.check_address()
+        checked_deadline(deadline)
         if cancel is not None and not isinstance(cancel, CancelToken):
             raise self._invalid(f"cancel is of type {type(cancel).__name__}, not CancelToken")
         if self._transport.closed:
@@ -199,6 +199,17 @@ class Provider:
         if stream:
             return provider.stream(messages, model, **options)
         return _whole(provider.stream(messages, model, **{**options, **provider._unstreamed}))
+
+    def check_address(self) -> None:
+        """Raises ProviderNotWorking, with the ways out, if it is not known whom to ask."""
+        if self.base_url is None:
+            raise self._located(
+                ProviderNotWorking(
+                    f"no base URL, and the hosted service is gone. Give base_url=…, or set BERLIN_CHAT_URL or"
+                    f" BERLIN_CHAT_{self.name.upper()}_URL, or start a berlin_chat.server.LocalServer; or name the"
+                    f" hosted address on purpose: {type(self).__name__}(base_url={type(self).__name__}.url)"
+                )
+            )
 
     def close(self) -> None:
         """Ends what is under way with ``Cancelled``, and closes the connections (not your own session's)."""
@@ -280,16 +291,6 @@ class Provider:
             seconds=monotonic() - started,
             attempts=attempts,
         )
-
-    def _check_address(self) -> None:
-        if self.base_url is None:
-            raise self._located(
-                ProviderNotWorking(
-                    f"no base URL, and the hosted service is gone. Give base_url=…, or set BERLIN_CHAT_URL or"
-                    f" BERLIN_CHAT_{self.name.upper()}_URL, or start a berlin_chat.server.LocalServer; or name the"
-                    f" hosted address on purpose: {type(self).__name__}(base_url={type(self).__name__}.url)"
-                )
-            )
 
     def _encoded(self, payload: dict[str, Any]) -> bytes:
         try:
@@ -420,7 +421,8 @@ def _checked_count(count: Any, source: str, least: int) -> int:
     return count
 
 
-def _check_deadline(deadline: Any) -> None:
+def checked_deadline(deadline: Any) -> None:
+    """Raises InvalidRequest unless it is seconds or None."""
     if deadline is not None and not _is_positive(deadline):
         raise InvalidRequest("deadline must be positive seconds, or None")
 

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from time import monotonic
 from types import TracebackType
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 import requests
 import urllib3
@@ -34,6 +34,7 @@ from .errors import (
 from .retries import retry_after, retry_policy
 from .version import __version__
 
+T = TypeVar("T")
 Timeout = tuple["float | None", "float | None"]
 
 #: The user agent of every request, unless the caller gives another.
@@ -44,8 +45,8 @@ ERROR_READ, ERROR_KEPT = 64 * 1024, 1000
 MAX_DOCUMENT = 64 * 2**20
 #: How long, and how much, is read after the end marker so that the connection can be used again.
 DRAIN_SECONDS, DRAIN_BYTES = 0.05, 64 * 1024
-#: Connect and read timeout of a request that cleans up, in seconds.
-LAST_TIMEOUT: Timeout = (5.0, 5.0)
+#: How long cleaning up on the server may take, in seconds.
+LAST_TIMEOUT = 5.0
 #: How long a caller who was cancelled is kept for the cleaning up, in seconds; it goes on behind them.
 LAST_GRACE = 0.1
 
@@ -219,6 +220,13 @@ class Transport:
         # Redirects are not followed: nothing is sent to an address that the caller did not choose.
         return session.send(request, timeout=timeout, allow_redirects=False, **settings)
 
+    def clean_up(self, take_away: Callable[[Exchange], object]) -> None:
+        """Sends a last request, which ``close()`` does not interrupt, within ``LAST_TIMEOUT``; never fails."""
+        with contextlib.suppress(ChatError), Exchange(self, retries=0, timeout=LAST_TIMEOUT) as last:
+            take_away(last)
+        if self.closed:
+            self.close()  # again, for a connection was opened behind its back
+
     def redact(self, text: str) -> str:
         """Returns the text without anything that is secret."""
         cookies = self._session.cookies if self._session is not None else ()
@@ -250,9 +258,18 @@ class Exchange:
         transport: whose connections are used.
         deadline: seconds from now in which everything must be done; None for no limit.
         cancel: interrupts it.
+        retries: how often a request is tried again; None for as often as the provider says.
+        timeout: seconds for connecting, and between two reads; None for those of the provider.
     """
 
-    def __init__(self, transport: Transport, deadline: float | None, cancel: CancelToken | None) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        deadline: float | None = None,
+        cancel: CancelToken | None = None,
+        retries: int | None = None,
+        timeout: float | None = None,
+    ) -> None:
         self.transport = transport
         self.attempts = 1
         self.url: str | None = None
@@ -266,13 +283,13 @@ class Exchange:
         self._connection: Interruptible | None = None
         self._response: requests.Response | None = None
         self._refusal: ChatError | None = None  # why there is a next attempt
+        self._retries = transport.retries if retries is None else retries
+        self._timeout: Timeout = transport.timeout if timeout is None else (timeout, timeout)
         self._process = os.getpid()
 
     def __enter__(self) -> Exchange:
         if self._deadline is not None:
-            self._alarm = threading.Timer(self._deadline, self.interrupt, [APITimeoutError])
-            self._alarm.daemon = True
-            self._alarm.start()
+            self.limit(self._deadline)
         if self._cancel is not None:
             self._cancel.watch(self, lambda: self.interrupt(Cancelled))
         return self
@@ -377,38 +394,59 @@ class Exchange:
         Raises:
             ChatError: of the class that ``design.md`` has for it.
         """
-        attempt = retry_policy(self.transport.retries, self.sleep)
+        attempt = retry_policy(self._retries, self.sleep)
         try:
             return attempt(self._open_once, method, url, headers, body, accept)
         finally:
             self._refusal = None
 
-    def last_request(self, method: str, url: str, *, headers: Mapping[str, str | None]) -> None:
-        """Cleans up on the server: one request, no retries, and no error however it ends.
+    def obtain(self, get: Callable[[Exchange], T], give_back: Callable[[Exchange, T], None]) -> T:
+        """Returns what ``get`` makes on the server and somebody must take away again.
 
-        It is sent also when the exchange was interrupted. Then its caller, who was promised an end at once,
+        A request that is cut off leaves something behind that nobody knows of. So it is made in a thread of its
+        own, which no interrupt ends: a caller who leaves before it is answered leaves at once, and the thread
+        takes away what comes, within ``LAST_TIMEOUT``. The caller who gets it takes it away with ``give_back``.
+
+        Args:
+            get: makes it, by an exchange of its own.
+            give_back: takes it away, likewise.
+        """
+        obtaining = _Obtaining(self, get, give_back)
+        try:
+            self.wait_until(lambda: obtaining.ended)
+        except BaseException:  # cancelled, too late, or Ctrl-C
+            obtaining.abandon()
+            raise
+        return obtaining.result()
+
+    def give_back(self, take_away: Callable[[Exchange], object]) -> None:
+        """Cleans up on the server: without retries, and without an error however it ends.
+
+        It is done also when the exchange was interrupted. Then its caller, who was promised an end at once,
         waits ``LAST_GRACE`` for it, and it goes on in a thread of its own, for ``LAST_TIMEOUT`` at the most.
+
+        Args:
+            take_away: sends the request, by an exchange of its own.
         """
         if os.getpid() != self._process:
             return  # a copy that a fork made: what there is on the server belongs to the parent process
         self._leave()
         if not self.interrupted:
-            self._send_last(method, url, headers)
+            self.transport.clean_up(take_away)
             return
-        thread = threading.Thread(target=self._send_last, args=(method, url, headers))
+        thread = threading.Thread(target=self.transport.clean_up, args=(take_away,))
         try:
             thread.start()
         except RuntimeError:  # the interpreter is shutting down and starts no more threads
-            self._send_last(method, url, headers)
+            self.transport.clean_up(take_away)
         else:
             thread.join(LAST_GRACE)
 
-    def _send_last(self, method: str, url: str, headers: Mapping[str, str | None]) -> None:
-        # Not one of the exchanges that close() interrupts.
-        with contextlib.suppress(ChatError), Exchange(self.transport, None, None) as last:
-            last.drain(last._open_once(method, url, headers, None, (), LAST_TIMEOUT))
-        if self.transport.closed:
-            self.transport.close()  # again, for a connection was opened behind its back
+    def limit(self, seconds: float) -> None:
+        """Gives the exchange so many seconds from now; for any thread, once."""
+        self._alarm = threading.Timer(seconds, self.interrupt, [APITimeoutError])
+        self._alarm.daemon = True
+        self._alarm.start()
 
     def _open_once(
         self,
@@ -417,14 +455,13 @@ class Exchange:
         headers: Mapping[str, str | None],
         body: bytes | None,
         accept: tuple[int, ...],
-        timeout: Timeout | None = None,
     ) -> requests.Response:
         self._leave()
         self.check()
         self.url = url
         current.owner = self
         try:
-            response = self.transport.send(method, url, headers, body, self._time_left(timeout))
+            response = self.transport.send(method, url, headers, body, self._time_left())
         except Exception as error:
             self._refusal = self._failure(error)
             if self._refusal is None:
@@ -438,9 +475,9 @@ class Exchange:
         self._refusal = self._status_error(response)
         raise self._refusal
 
-    def _time_left(self, timeout: Timeout | None) -> Timeout:
+    def _time_left(self) -> Timeout:
         """The timeouts of the next request; the alarm ends reads at the deadline, but not connecting."""
-        connect, read = timeout or self.transport.timeout
+        connect, read = self._timeout
         if self._due is not None:
             left = max(self._due - monotonic(), 0.001)
             connect = left if connect is None else min(connect, left)
@@ -541,7 +578,7 @@ class Exchange:
             self.check()  # an interrupted read fails in many ways
         except ChatError as interrupted:
             return interrupted
-        return next((self.error(*found) for found in _explain(error, self.transport.timeout)), None)
+        return next((self.error(*found) for found in _explain(error, self._timeout)), None)
 
     def _status_error(self, response: requests.Response) -> ChatError:
         status = response.status_code
@@ -569,6 +606,60 @@ _STATUS_KINDS: dict[int, tuple[type[ChatError], str]] = {
     404: (APIStatusError, ". Check base_url and the model"),
     429: (RateLimitError, ". Ask less often"),
 }
+
+
+class _Obtaining(Generic[T]):
+    """A request in a thread of its own, for something that must be given back. ``_lock`` guards who has it."""
+
+    def __init__(
+        self, caller: Exchange, get: Callable[[Exchange], T], give_back: Callable[[Exchange, T], None]
+    ) -> None:
+        self.ended = False
+        self._caller = caller
+        self._get = get
+        self._give_back = give_back
+        self._lock = threading.Lock()
+        self._abandoned = False
+        self._own = Exchange(caller.transport)
+        self._value: T | None = None
+        self._error: BaseException | None = None
+        threading.Thread(target=self._run, name="obtaining").start()
+
+    def _run(self) -> None:
+        try:
+            with self._own:
+                self._value = self._get(self._own)
+        except BaseException as error:
+            self._error = error
+        with self._lock:
+            self.ended = True
+            abandoned = self._abandoned
+        if abandoned:
+            self._take_away()
+        self._caller.wake()
+
+    def result(self) -> T:
+        """What came, or the error, in the caller's thread."""
+        self._caller.url = self._own.url
+        self._caller.attempts = max(self._caller.attempts, self._own.attempts)
+        if self._error is not None:
+            raise self._error
+        return cast(T, self._value)
+
+    def abandon(self) -> None:
+        """Leaves what will come to the thread; what has come is taken away at once."""
+        with self._lock:
+            self._abandoned = True
+            ended = self.ended
+        if ended:
+            self._take_away()
+        else:
+            self._own.limit(LAST_TIMEOUT)
+
+    def _take_away(self) -> None:
+        if self._value is not None:
+            value = self._value
+            self._caller.transport.clean_up(lambda last: self._give_back(last, value))
 
 
 def reason_in(body: bytes) -> str:

@@ -62,14 +62,13 @@ class H2o(Provider):
     ) -> Generator[str, None, None]:
         accepted = self._accept_settings(exchange, model)
         try:
-            conversation = self._create(exchange, model)
+            address = self._conversation(exchange, model)
         except ChatError as error:
             if error.status != 405:
                 raise
             # The server knows our session no more: it was restarted, or the cookie has expired.
             self._accept_settings(exchange, model, stale=accepted)
-            conversation = self._create(exchange, model)
-        address = f"{self.base_url}/conversation/{quote(conversation, safe='')}"
+            address = self._conversation(exchange, model)
         try:
             response = exchange.open("POST", address, headers=self._json_headers(), body=body)
             if "text/html" in response.headers.get("Content-Type", ""):
@@ -86,7 +85,7 @@ class H2o(Provider):
                     return
             raise exchange.error(StreamInterrupted, "the stream ended without generated_text")
         finally:
-            exchange.last_request("DELETE", address, headers=self._protocol_headers())
+            exchange.give_back(lambda last: self._delete(last, address))
 
     def _accept_settings(self, exchange: Exchange, model: str, stale: object | None = None) -> object:
         """Posts the settings form, which sets the session's cookie; once for all threads."""
@@ -112,6 +111,13 @@ class H2o(Provider):
 
         return self._settings.get(exchange, post, stale)
 
+    def _conversation(self, exchange: Exchange, model: str) -> str:
+        """Makes a conversation, and returns its address."""
+        return exchange.obtain(lambda own: self._create(own, model), self._delete)
+
+    def _delete(self, exchange: Exchange, address: str) -> None:
+        exchange.drain(exchange.open("DELETE", address, headers=self._protocol_headers()))
+
     def _create(self, exchange: Exchange, model: str) -> str:
         response = exchange.open(
             "POST",
@@ -123,7 +129,7 @@ class H2o(Provider):
         conversation = answer.get("conversationId")
         if not isinstance(conversation, str) or not conversation:
             raise exchange.error(ProtocolError, f"an answer without conversationId: {answer}", status=200)
-        return conversation
+        return f"{self.base_url}/conversation/{quote(conversation, safe='')}"
 
     def _protocol_headers(self) -> dict[str, str | None]:
         return {"Referer": f"{self.base_url}/", **self._headers}

@@ -52,13 +52,14 @@ _is_installed() {
 
 _install() (
     say "setting up .venv with Python ${found%% *} (only the first time, it takes a while) …"
-    cd "$ROOT" || exit
-    if [ "$(cat .venv/made 2>/dev/null)" != "$base" ]; then
-        "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null </dev/null ||
+    if [ "$(cat "$ROOT/.venv/made" 2>/dev/null)" != "$base" ]; then
+        "$PYTHON" -I -c 'import ensurepip, venv' 2>/dev/null </dev/null ||
             fail "$PYTHON has no venv module. On Debian and Ubuntu: apt-get install python3-venv"
-        "$PYTHON" -m venv --clear .venv >&2 </dev/null || fail "no virtual environment could be made in $ROOT/.venv"
-        printf '%s\n' "$base" >.venv/made
+        "$PYTHON" -I -m venv --clear "$ROOT/.venv" >&2 </dev/null ||
+            fail "no virtual environment could be made in $ROOT/.venv"
+        printf '%s\n' "$base" >"$ROOT/.venv/made"
     fi
+    cd "$ROOT" || exit
     rm -f .venv/installed-*
     # With any version of pip the same way of building: isolated, with a setuptools that is new enough.
     .venv/bin/python -m pip install --use-pep517 --no-input --disable-pip-version-check -e ".[$1]" \

@@ -7,6 +7,7 @@
 This is the echo of berlin_chat's own server: no model is behind it. You said: Why is the sky blue?
 """
 
+from .checkpoint import Answer
 from .errors import (
     AllProvidersFailed,
     APIConnectionError,
@@ -23,6 +24,7 @@ from .errors import (
 )
 from .fallback import Fallback, Race, race
 from .messages import Message, Messages
+from .pool import ask_many, stream_many
 from .provider import Provider
 from .providers import get_provider, provider_names
 from .providers.acytoo import Acytoo
@@ -39,6 +41,7 @@ __all__ = [
     "APITimeoutError",
     "Acytoo",
     "AllProvidersFailed",
+    "Answer",
     "AuthenticationError",
     "Berlin",
     "CancelToken",
@@ -58,7 +61,9 @@ __all__ = [
     "StreamInterrupted",
     "Ylokh",
     "__version__",
+    "ask_many",
     "get_provider",
     "provider_names",
     "race",
+    "stream_many",
 ]

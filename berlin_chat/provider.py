@@ -109,8 +109,8 @@ class Provider:
             proxy=proxy and _checked_url(proxy, "proxy", proxy=True),
             timeout=_checked_timeout(timeout),
             verify=_checked_verify(verify),
-            retries=_checked_count(retries, "retries", 0),
-            pool_size=_checked_count(pool_size, "pool_size", 1),
+            retries=checked_count(retries, "retries", 0),
+            pool_size=checked_count(pool_size, "pool_size", 1),
         )
         self._transport.secrets.update(_secrets_in(self._headers, proxy))
 
@@ -415,7 +415,8 @@ def _checked_verify(verify: Any) -> bool | str:
     return verify
 
 
-def _checked_count(count: Any, source: str, least: int) -> int:
+def checked_count(count: Any, source: str, least: int) -> int:
+    """Returns the number; raises InvalidRequest unless it is whole and at least ``least``."""
     if not isinstance(count, int) or isinstance(count, bool) or count < least:
         raise InvalidRequest(f"{source} must be a whole number of at least {least}")
     return count

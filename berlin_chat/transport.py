@@ -31,6 +31,7 @@ from .errors import (
     RateLimitError,
     StreamInterrupted,
 )
+from .pace import current_pace
 from .retries import retry_after, retry_policy
 from .version import __version__
 
@@ -67,21 +68,25 @@ class CancelToken:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._cancelled = False
+        self._event = threading.Event()
         self._callbacks: dict[object, Callable[[], None]] = {}
 
     def __repr__(self) -> str:
-        return f"<CancelToken {'cancelled' if self._cancelled else 'not cancelled'}>"
+        return f"<CancelToken {'cancelled' if self.cancelled else 'not cancelled'}>"
 
     @property
     def cancelled(self) -> bool:
         """Whether ``cancel()`` has been called."""
-        return self._cancelled
+        return self._event.is_set()
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Waits so many seconds, or until ``cancel()``; returns whether it has been called."""
+        return self._event.wait(seconds)
 
     def cancel(self) -> None:
         """Ends all questions that carry the token. A second call does nothing."""
         with self._lock:
-            self._cancelled = True
+            self._event.set()
             callbacks = list(self._callbacks.values())
         for callback in callbacks:
             callback()
@@ -90,7 +95,7 @@ class CancelToken:
         """Calls back at ``cancel()``, in its thread; at once if it has been called already."""
         with self._lock:
             self._callbacks[key] = callback
-            cancelled = self._cancelled
+            cancelled = self._event.is_set()
         if cancelled:
             callback()
 
@@ -283,6 +288,7 @@ class Exchange:
         self._connection: Interruptible | None = None
         self._response: requests.Response | None = None
         self._refusal: ChatError | None = None  # why there is a next attempt
+        self._pace = current_pace()
         self._retries = transport.retries if retries is None else retries
         self._timeout: Timeout = transport.timeout if timeout is None else (timeout, timeout)
         self._process = os.getpid()
@@ -358,6 +364,11 @@ class Exchange:
     def sleep(self, seconds: float) -> None:
         """Waits before the next attempt; the deadline and a cancel cut it short."""
         self.attempts += 1
+        self._pause(seconds)
+        if self._pace is not None:
+            self._pace.wait(self._pause)
+
+    def _pause(self, seconds: float) -> None:
         self._wake.wait(seconds)
         try:
             self.check()
@@ -597,6 +608,8 @@ class Exchange:
             return self.error(ProtocolError, message, status=status, body=body)
         kind, advice = _STATUS_KINDS.get(status, (APIStatusError, ""))
         seconds = retry_after(response.headers)
+        if status == 429 and self._pace is not None:
+            self._pace.refused(seconds)
         return self.error(kind, message + advice, status=status, body=body, retry_after=seconds)
 
 

@@ -1,0 +1,117 @@
+"""How fast a batch asks: a rate that the caller sets, and the rate that a server's refusals teach."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from time import monotonic
+
+from .errors import InvalidRequest
+
+#: The pause after a refusal that names none, and the longest that is obeyed, in seconds.
+PAUSE, LONGEST_PAUSE = 1.0, 60.0
+#: How much slower than what the server took is asked after a refusal.
+CAUTION = 1.1
+#: After so many seconds without a refusal each question comes a little sooner again.
+QUIET, RECOVERY = 30.0, 0.99
+
+_UNITS = {"s": 1.0, "sec": 1.0, "second": 1.0, "min": 60.0, "minute": 60.0, "h": 3600.0, "hour": 3600.0}
+
+
+def seconds_between(rate: str) -> float:
+    """Returns the seconds between two questions at a rate such as ``"60/min"``.
+
+    Raises:
+        InvalidRequest: it is no number of questions a second, minute or hour.
+
+    >>> seconds_between("60/min"), seconds_between("20/s")
+    (1.0, 0.05)
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*/\s*([a-z]+)\s*", rate) if isinstance(rate, str) else None
+    if not match or match[2] not in _UNITS or not float(match[1]):
+        raise InvalidRequest(f'rate must look like "20/s", "60/min" or "1000/hour", not {rate!r}')
+    return _UNITS[match[2]] / float(match[1])
+
+
+class Pace:
+    """When the next question may be sent. Shared by all threads of a batch; one lock guards it.
+
+    A refusal (429) makes everybody wait as long as the server asked, and then ask a little slower than what it
+    took before. After a while without refusals the pace recovers, never beyond the rate that the caller set.
+
+    Args:
+        interval: the least seconds between two questions; 0 for no limit.
+    """
+
+    def __init__(self, interval: float = 0.0) -> None:
+        self._lock = threading.Lock()
+        self._least = interval
+        self._interval = interval
+        self._next = 0.0  # the moment of the next question
+        self._paused_until = 0.0
+        self._refused_at = 0.0
+        self._refusals = 0
+        self._sent: deque[float] = deque(maxlen=10_000)
+
+    def wait(self, sleep: Callable[[float], None], questions: int = 1) -> None:
+        """Waits for the moment to send.
+
+        Args:
+            sleep: waits so many seconds; what it raises ends the wait.
+            questions: how many are sent at that moment.
+        """
+        while True:
+            with self._lock:
+                now = monotonic()
+                moment = max(now, self._next)
+                self._recover(now)
+                self._next = moment + self._interval * questions
+                refusals = self._refusals
+            if moment > now:
+                sleep(moment - now)
+            with self._lock:
+                if (
+                    refusals == self._refusals
+                ):  # else the moment was given before a pause that has begun since
+                    self._sent.append(monotonic())
+                    return
+
+    def refused(self, retry_after: float | None) -> None:
+        """Is told that the server refused a question, and how many seconds it asked to wait."""
+        pause = min(PAUSE if retry_after is None else retry_after, LONGEST_PAUSE)
+        with self._lock:
+            now = monotonic()
+            if now >= self._paused_until:  # else it was sent before the pause began: nothing new
+                window = max(pause, PAUSE)
+                taken = sum(now - sent < window for sent in self._sent)
+                self._interval = max(self._interval, window / max(taken, 1)) * CAUTION
+            self._paused_until = max(self._paused_until, now + pause)
+            self._next = self._paused_until
+            self._refused_at = now
+            self._refusals += 1
+
+    def _recover(self, now: float) -> None:
+        if self._interval > self._least and now - self._refused_at > QUIET:
+            self._interval = max(self._interval * RECOVERY, self._least)
+
+
+_current: ContextVar[Pace | None] = ContextVar("pace", default=None)
+
+
+def current_pace() -> Pace | None:
+    """Returns the pace of the batch that this thread works for, None outside of one."""
+    return _current.get()
+
+
+@contextmanager
+def working_at(pace: Pace) -> Iterator[None]:
+    """Makes it the pace of this thread's questions."""
+    before = _current.set(pace)
+    try:
+        yield
+    finally:
+        _current.reset(before)

@@ -6,9 +6,8 @@ import json
 import os
 import threading
 from array import array
-from dataclasses import dataclass
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from .errors import ChatError, InvalidRequest
 from .reply import Reply
@@ -18,8 +17,7 @@ from .reply import Reply
 SYNC_INTERVAL = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What became of one prompt of a batch.
 
     Attributes:
@@ -31,7 +29,7 @@ class Answer:
         attempts: how often it was sent, counting retries.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
     prompt: Any
     reply: Reply | None
     error: ChatError | None

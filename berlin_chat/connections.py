@@ -42,8 +42,9 @@ class BufferedResponse(http.client.HTTPResponse):
         if self._decoder is None:
             self._decoder = ChunkedDecoder()
         while True:
-            received = self.fp.read1(n if n > 0 else READ_SIZE)  # one recv at most
-            if not received:
+            # One recv at most; none where what is known to follow is broken.
+            received = b"" if self._decoder.broken else self.fp.read1(n if n > 0 else READ_SIZE)
+            if not received and not self._decoder.broken:
                 raise http.client.IncompleteRead(b"")
             try:
                 data = self._decoder.feed(received)

@@ -18,14 +18,15 @@ from .errors import ProtocolError, StreamInterrupted
 #: The longest line, and the most data of one event, that is read, in bytes.
 MAX_LINE = 2**20
 #: The longest chunk-size line, and the longest trailer section, that is read, in bytes.
-MAX_FRAMING = 16 * 1024
+MAX_FRAMING = 4 * 1024
 
 
 class ChunkedDecoder:
     """The chunked transfer coding of RFC 9112, section 7.1: framed bytes go in, the body comes out.
 
     ``feed`` gives what has arrived of all chunks at once: a chunk may come in parts, and one read may
-    bring many chunks. Then ``done`` says whether the end of the body has been seen.
+    bring many chunks. Then ``done`` says whether the end of the body has been seen, and ``broken`` what is
+    wrong with the framing behind the bytes that were given.
     """
 
     # Behind a chunk's bytes comes the line end that closes it: it is read with the next size line.
@@ -34,22 +35,33 @@ class ChunkedDecoder:
 
     def __init__(self) -> None:
         self.done = False
+        self.broken: ValueError | None = None
         self._left = 0  # bytes that the current chunk still has to bring
         self._first = True  # no line end stands before the first size line
         self._last = False  # the chunk of size 0 was seen: trailers follow
         self._torn = b""  # the start of a size line or trailer whose end has not arrived
 
     def feed(self, data: bytes) -> bytes:
-        """Returns the body's bytes among ``data``; raises ValueError where the framing is broken."""
+        """Returns the body's bytes among ``data``; raises ValueError where none stand before broken framing."""
+        body: list[bytes] = []
+        try:
+            if self.broken is None:
+                self._read(data, body.append)
+        except ValueError as error:
+            self.broken = error
+        if self.broken is not None and not body:
+            raise self.broken
+        return b"".join(body)
+
+    def _read(self, data: bytes, give: Callable[[bytes], None]) -> None:
         if self._torn:
             data, self._torn = self._torn + data, b""
-        body = []
         position, end = 0, len(data)
         match_size = self._SIZE.match
         while position < end and not self.done:
             if self._left:
                 part = data[position : position + self._left]
-                body.append(part)
+                give(part)
                 position += len(part)
                 self._left -= len(part)
             elif self._last:
@@ -70,7 +82,6 @@ class ChunkedDecoder:
                 self._last = not self._left
             else:
                 position = self._tear(data, position, whole_lines=0 if self._first else 1)
-        return b"".join(body)
 
     def _tear(self, data: bytes, position: int, whole_lines: int | None) -> int:
         """Keeps what follows ``position`` for the next time, if it can still become what is expected."""
@@ -177,7 +188,8 @@ def objects(chunks: Iterable[bytes]) -> Iterator[dict[str, Any] | str]:
                 _check_nothing_follows(line, early.length)
             elif line and not line.isspace():
                 yield _object_or_text(line)
-            early = _EarlyObject()
+            if early.length or early.scanning:
+                early = _EarlyObject()
         if splitter.unfinished and not early.length:
             value = early.look(splitter.unfinished)
             if value is not None:
@@ -203,7 +215,7 @@ class _EarlyObject:
 
     def __init__(self) -> None:
         self.length = 0  # bytes of the line up to the object's end; 0 until it has been found
-        self._scanning = False
+        self.scanning = False  # the first look failed
         self._scanned = 0  # parts of the line
         self._depth = 0
         self._closed = False  # the outermost brace: what is no object by then never becomes one
@@ -212,13 +224,13 @@ class _EarlyObject:
 
     def look(self, parts: list[bytes]) -> dict[str, Any] | None:
         """Returns the object if the parts of the line end with its end, else None."""
-        if self._scanning:
+        if self.scanning:
             return self._parsed(parts) if not self._closed and self.closed(parts) else None
         if not parts[-1].rstrip().endswith(b"}"):
             return None
         value = self._parsed(parts)
         if value is None:
-            self._scanning = True
+            self.scanning = True
             self.closed(parts)
         return value
 
@@ -269,18 +281,29 @@ def _standard_loads(data: bytes) -> Any:
 
 
 _decode_json = json.JSONDecoder().decode
-_loads: Callable[[bytes], Any] = _standard_loads
-try:  # the extra [speed]
-    from orjson import loads as _loads  # type: ignore[no-redef,unused-ignore]
-except ImportError:
-    pass
+
+
+def _first_loads(data: bytes) -> Any:
+    """Chooses the parser at its first use, for orjson takes as long to import as this whole package."""
+    global _loads
+    try:
+        import orjson  # the extra [speed]
+    except ImportError:
+        _loads = _standard_loads
+    else:
+        _loads = orjson.loads
+    return _loads(data)
+
+
+_loads: Callable[[bytes], Any] = _first_loads
 
 
 def parse(data: bytes) -> Any:
     """Returns the value of JSON in UTF-8; raises ValueError where it is none.
 
     Bytes that are no UTF-8 become U+FFFD. What the faster parser of the extra ``[speed]`` refuses (NaN, half
-    of a surrogate pair) is left to the standard library's, so that the result does not depend on the extra.
+    of a surrogate pair) is left to the standard library's, so that the result does not depend on the extra, but for
+    integers beyond 64 bits, which it makes floats.
     """
     try:
         return _loads(data)

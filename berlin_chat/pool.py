@@ -6,14 +6,14 @@ bounded number ahead, so that an endless generator works and memory does not gro
 
 from __future__ import annotations
 
-import pickle
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
-from dataclasses import replace
+from functools import lru_cache
 from itertools import chain, islice
-from queue import SimpleQueue
+from operator import length_hint
+from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any, Generic, Literal, TypeVar, cast
 
@@ -95,20 +95,24 @@ def ask_many(
     """
     provider.check_address()
     checked_count(max_workers, "max_workers", 1)
-    checked_count(chunk_size or 1, "chunk_size", 1)
+    if chunk_size is not None:
+        checked_count(chunk_size, "chunk_size", 1)
     checked_deadline(deadline)
     _checked_choice(on_error)
-    pace = Pace(seconds_between(rate) if rate is not None else 0.0)
+    interval = seconds_between(rate) if rate is not None else 0.0
     kept = checkpoint if checkpoint is None or isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
     questions = _Questions(provider, model, deadline, options)
     crosses = executor is not None and not isinstance(executor, ThreadPoolExecutor)
     size = (chunk_size or CHUNK_ROUNDS * max_workers) if crosses else 1
     ahead = CHUNKS_AHEAD if crosses else max_workers * (AHEAD_IN_TURN if ordered else AHEAD)
     crew: _Crew[Answer] = _Crew(executor, max_workers, ahead * size, cancel)
-    batch = _Batch(crew, pace, kept, size, on_error, _InTurn() if ordered else None)
-    batch.work = (
-        _Elsewhere(pickle.dumps(questions), max_workers) if crosses else _Here(questions, pace, crew, kept)
-    )
+    batch = _Batch(crew, kept, size, on_error, _InTurn() if ordered else None)
+    if crosses:
+        batch.work = _Elsewhere(questions, max_workers)
+        batch.interval = interval
+        crew.keep = batch.record
+    else:
+        batch.work = _Here(questions, Pace(interval), crew, kept)
     return batch.answers(iter(prompts), _Progress(prompts) if progress else None)
 
 
@@ -116,22 +120,24 @@ class _Batch:
     """One call of ``ask_many``: takes prompts, has them asked, and yields what comes."""
 
     work: Callable[[_Chunk], list[Answer]]
+    #: The seconds between two questions that are asked elsewhere; what is asked here waits in its own thread.
+    interval = 0.0
 
     def __init__(
         self,
         crew: _Crew[Answer],
-        pace: Pace,
         checkpoint: Checkpoint | None,
         size: int,
         on_error: str,
         in_turn: _InTurn | None,
     ) -> None:
         self._crew = crew
-        self._pace = pace
         self._checkpoint = checkpoint
         self._size = size
         self._on_error = on_error
         self._in_turn = in_turn
+        self._next: _Chunk | Answer | None = None  # taken, and waiting for its moment
+        self._moment = 0.0
 
     def answers(
         self, prompts: Iterator[Messages], progress: _Progress | None
@@ -147,7 +153,8 @@ class _Batch:
             self._crew.begin()
             chunks = _chunks(prompts, self._size, self._checkpoint)
             while self._take(chunks):
-                for answer in self._crew.arrival():
+                wait = None if self._next is None else max(self._moment - monotonic(), 0.0)
+                for answer in self._crew.arrival(wait):
                     for due in self._due(answer):
                         if progress is not None:
                             progress.advance(due)
@@ -155,23 +162,36 @@ class _Batch:
                         self._crew.done_with_one()
 
     def _take(self, chunks: Iterator[_Chunk | Answer]) -> bool:
-        """Takes prompts as long as there is room; says whether anything is still to come."""
-        while self._crew.has_room and (chunk := next(chunks, None)) is not None:
-            if isinstance(chunk, Answer):
-                self._crew.pass_on(chunk)
-                continue
-            if self._size > 1:  # what is asked here waits in its own thread
-                self._pace.wait(self._crew.sleep, len(chunk))
-            self._crew.submit(self.work, chunk, len(chunk))
-        return not self._crew.is_done
+        """Takes prompts while there is room and no answer waits; says whether anything is still to come."""
+        while self._crew.has_room:
+            if self._next is None:
+                self._next = next(chunks, None)
+            if self._next is None:
+                return not self._crew.is_done
+            if isinstance(self._next, Answer):
+                self._crew.pass_on(self._next)
+            else:
+                now = monotonic()
+                if now < self._moment:
+                    break
+                self._moment = now + self.interval * len(self._next)
+                self._crew.submit(self.work, self._next, len(self._next))
+            self._next = None
+            if not self._crew.arrived.empty():
+                break
+        return True
 
     def _due(self, answer: Answer) -> Iterable[Answer]:
         """The answers that may be yielded now that this one has arrived."""
-        if self._size > 1 and self._checkpoint is not None:
-            self._checkpoint.record(answer)
         if answer.error is not None and self._on_error == "raise":
             raise answer.error
         return (answer,) if self._in_turn is None else self._in_turn.add(answer)
+
+    def record(self, answers: list[Answer]) -> None:
+        """Keeps what was answered elsewhere; what is answered here is recorded there."""
+        if self._checkpoint is not None:
+            for answer in answers:
+                self._checkpoint.record(answer)
 
 
 def stream_many(
@@ -290,30 +310,37 @@ class _Here:
 class _Elsewhere:
     """Answers a chunk in another process, by a pool of threads there. Crosses as pickled configuration."""
 
-    def __init__(self, pickled: bytes, max_workers: int) -> None:
-        self._pickled = pickled
+    def __init__(self, questions: _Questions, max_workers: int) -> None:
+        import pickle  # here, as it is not needed by those who stay in one process
+
+        self._pickled = pickle.dumps(questions)
         self._max_workers = max_workers
 
     def __call__(self, chunk: _Chunk) -> list[Answer]:
         questions, pace = _unpickled(self._pickled)
         crew: _Crew[Answer] = _Crew(None, min(self._max_workers, len(chunk)), len(chunk), None)
-        batch = _Batch(crew, pace, None, 1, "return", None)
+        batch = _Batch(crew, None, 1, "return", None)
         numbers = [index for index, _ in chunk]
         batch.work = _Here(questions, pace, crew, None)
         answers = batch.answers(iter([prompt for _, prompt in chunk]), None)
-        return [replace(answer, index=numbers[answer.index]) for answer in answers]
+        return [answer._replace(index=numbers[answer.index]) for answer in answers]
 
 
-# What this process has unpickled, so that its chunks share one provider, one login and one pace; the lock guards it.
-_arrived_questions: dict[bytes, tuple[_Questions, Pace]] = {}
+# The lock makes sure that one and the same is not unpickled twice.
 _arrived_lock = threading.Lock()
 
 
 def _unpickled(pickled: bytes) -> tuple[_Questions, Pace]:
+    """What crossed to this process, so that its chunks share one provider, one login and one pace."""
     with _arrived_lock:
-        if pickled not in _arrived_questions:
-            _arrived_questions[pickled] = (pickle.loads(pickled), Pace())
-        return _arrived_questions[pickled]
+        return _arrived(pickled)
+
+
+@lru_cache(maxsize=16)  # a worker may live through many batches
+def _arrived(pickled: bytes) -> tuple[_Questions, Pace]:
+    import pickle
+
+    return pickle.loads(pickled), Pace()
 
 
 class _Speaker:
@@ -367,6 +394,7 @@ class _Crew(Generic[T]):
         self.max_workers = max_workers
         self.stop = CancelToken()
         self.arrived: SimpleQueue[Future[list[T]] | list[T]] = SimpleQueue()
+        self.keep: Callable[[list[T]], None] | None = None  # is given all results, also when the loop is left
         self._given = executor
         self._threads: ThreadPoolExecutor | None = None
         self._ahead = ahead
@@ -407,15 +435,21 @@ class _Crew(Generic[T]):
         self._taken += 1
         self.arrived.put([result])
 
-    def arrival(self) -> list[T]:
-        """Waits for the next results. Raises Cancelled if the caller has cancelled."""
-        found = self.arrived.get()
+    def arrival(self, seconds: float | None = None) -> list[T]:
+        """Waits for the next results, or so many seconds. Raises Cancelled if the caller has cancelled."""
+        try:
+            found = self.arrived.get(timeout=seconds)
+        except Empty:
+            return []
         if self._cancel is not None and self._cancel.cancelled:
             raise Cancelled("the batch was cancelled")
         if isinstance(found, list):
             return found
         self._running.discard(found)
-        return found.result()
+        results = found.result()
+        if self.keep is not None:
+            self.keep(results)
+        return results
 
     def done_with_one(self) -> None:
         """Is told that the loop has done with a prompt."""
@@ -431,12 +465,15 @@ class _Crew(Generic[T]):
         self.stop.cancel()
         if self._cancel is not None:
             self._cancel.unwatch(self)
-        for future in self._running:
-            future.cancel()
+        under_way = {future for future in self._running if not future.cancel()}
         if self._threads is not None:
             self._threads.shutdown(cancel_futures=True)
         elif isinstance(self._given, ThreadPoolExecutor):
-            wait(self._running)  # those of other processes end by themselves
+            wait(under_way)  # those of other processes end by themselves
+        while self.keep is not None and not self.arrived.empty():
+            found = self.arrived.get()
+            if isinstance(found, Future) and not found.cancelled() and not found.exception():
+                self.keep(found.result())
 
 
 class _InTurn:
@@ -501,7 +538,7 @@ class _Progress:
         except ImportError as error:
             raise ImportError("a progress bar needs tqdm: pip install 'berlin_chat[cli]'") from error
         self._make = tqdm
-        self._total = len(prompts) if isinstance(prompts, Sized) else None
+        self._total = length_hint(prompts) or None
         self._errors = 0
 
     def __enter__(self) -> _Progress:

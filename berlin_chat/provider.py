@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import threading
@@ -332,7 +331,9 @@ def _configured(target: Any, proxy: str | None, timeout: float | None, options: 
     given: dict[str, Any] = {"proxy": proxy, "timeout": timeout}
     given = {name: value for name, value in given.items() if value is not None}
     if on_class:
-        known = inspect.signature(cls).parameters
+        from inspect import signature  # here, for it costs as much as the rest of the package
+
+        known = signature(cls).parameters
         given.update({name: options.pop(name) for name in list(options) if name in known})
     elif not given:
         return target  # type: ignore[no-any-return]

@@ -415,8 +415,9 @@ class Exchange:
         """Returns what ``get`` makes on the server and somebody must take away again.
 
         A request that is cut off leaves something behind that nobody knows of. So it is made in a thread of its
-        own, which no interrupt ends: a caller who leaves before it is answered leaves at once, and the thread
-        takes away what comes, within ``LAST_TIMEOUT``. The caller who gets it takes it away with ``give_back``.
+        own, which no interrupt ends: a caller who leaves before it is answered waits for ``LAST_GRACE`` at the
+        most, and the thread takes away what comes, within ``LAST_TIMEOUT``. The caller who gets it takes it away
+        with ``give_back``.
 
         Args:
             get: makes it, by an exchange of its own.
@@ -445,7 +446,7 @@ class Exchange:
         if not self.interrupted:
             self.transport.clean_up(take_away)
             return
-        thread = threading.Thread(target=self.transport.clean_up, args=(take_away,))
+        thread = threading.Thread(target=self.transport.clean_up, args=(take_away,), name="cleaning up")
         try:
             thread.start()
         except RuntimeError:  # the interpreter is shutting down and starts no more threads
@@ -636,7 +637,8 @@ class _Obtaining(Generic[T]):
         self._own = Exchange(caller.transport)
         self._value: T | None = None
         self._error: BaseException | None = None
-        threading.Thread(target=self._run, name="obtaining").start()
+        self._thread = threading.Thread(target=self._run, name="obtaining")
+        self._thread.start()
 
     def _run(self) -> None:
         try:
@@ -668,6 +670,7 @@ class _Obtaining(Generic[T]):
             self._take_away()
         else:
             self._own.limit(LAST_TIMEOUT)
+            self._thread.join(LAST_GRACE)
 
     def _take_away(self) -> None:
         if self._value is not None:

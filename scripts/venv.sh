@@ -67,5 +67,7 @@ _install() (
         tail -n 20 .venv/pip.log >&2
         fail "pip could not install what is needed. Its last lines stand above; all of them are in $ROOT/.venv/pip.log"
     }
+    # pip compiles what it copies, but not what it only links to.
+    .venv/bin/python -m compileall -q berlin_chat </dev/null >&2 || true
     printf '%s\n' "$wanted" >".venv/installed-$1"
 )

@@ -655,12 +655,17 @@ def test_a_chunked_body_is_the_same_however_the_bytes_were_split(
 ) -> None:
     framed, known = case
     # What follows the end belongs to nobody, even where it looks like one more chunk.
-    behind = data.draw(
-        st.sampled_from([b"", b"5\r\nhello\r\n0\r\n\r\n", b"HTTP/1.1 200 OK\r\n", b"x" * 20_000])
-    )
+    behind = data.draw(st.sampled_from([b"", b"5\r\nhello\r\n0\r\n\r\n", b"HTTP/1.1 200 OK\r\n"]))
     _, chunks = data.draw(split(st.just(framed + behind)))
     decoder = ChunkedDecoder()
     assert b"".join(decoder.feed(chunk) for chunk in chunks) == body_of(framed, known)
+    assert decoder.done
+
+
+def test_nothing_behind_the_end_is_looked_at() -> None:
+    decoder = ChunkedDecoder()
+    assert decoder.feed(b"5\r\nhello\r\n0\r\n\r\n" + b"x" * (2 * decoding.MAX_FRAMING)) == b"hello"
+    assert decoder.feed(b"x" * (2 * decoding.MAX_FRAMING)) == b""
     assert decoder.done
 
 
@@ -738,7 +743,7 @@ def test_broken_chunk_framing_is_a_value_error(framed: bytes) -> None:
     for chunks in splits(framed):
         decoder = ChunkedDecoder()
         with pytest.raises(ValueError, match="chunk framing"):
-            for chunk in chunks:
+            for chunk in [*chunks, b""]:  # bytes that stand before the fault are given first
                 decoder.feed(chunk)
         assert not decoder.done
 
@@ -775,7 +780,7 @@ def test_the_limit_of_framing_does_not_depend_on_how_it_was_split(before: bytes)
     for chunks in ([framed], cut(framed, [len(framed) - 3]), cut(framed, range(0, len(framed), 1000))):
         decoder = ChunkedDecoder()
         with pytest.raises(ValueError, match="chunk framing"):
-            for chunk in chunks:
+            for chunk in [*chunks, b""]:
                 decoder.feed(chunk)
 
 

@@ -255,6 +255,17 @@ def test_broken_chunk_framing_is_a_protocol_error(speech: Speech, provider_for: 
     assert type(failing(provider_for(speech, script))) is ProtocolError
 
 
+def test_text_before_broken_chunk_framing_is_not_lost(speech: Speech, provider_for: Make) -> None:
+    def script(request: Recorded, connection: Connection) -> None:
+        first = speech.parts(["a", "b"])[0]
+        framed = b"%x\r\n%b\r\nzz\r\n" % (len(first), first)
+        connection.send(head(200, {"Content-Type": speech.kind, "Transfer-Encoding": "chunked"}) + framed)
+
+    error = failing(provider_for(speech, script))
+    assert type(error) is ProtocolError
+    assert error.partial == "a"
+
+
 def test_a_server_that_does_not_speak_http_is_a_protocol_error(speech: Speech, wire: Wire) -> None:
     for method in ("POST", "DELETE"):
         wire.on(method, ".*", lambda request, connection: connection.send(b"SSH-2.0-OpenSSH_9.2\r\n\r\n"))

@@ -19,7 +19,7 @@ from berlin_chat import (
     Provider,
     RateLimitError,
 )
-from wire import BERLIN, PATIENCE, Connection, Recorded, Script, Wire, log_in, speak
+from wire import BERLIN, PATIENCE, Connection, Recorded, Script, Wire, log_in, speak, wait_for
 
 Make = Callable[..., Provider]
 SAY_OK = speak(BERLIN, ["ok"])
@@ -227,13 +227,3 @@ def test_a_refusal_in_mid_stream_does_not_log_in_again(provider_for: Make, wire:
         provider.ask("Hi")
     assert caught.value.partial == "a"
     assert len(wire.asked("POST", "/api/login")) == 1
-
-
-def wait_for(condition: Callable[[], object]) -> object:
-    """Looks until there is something: for states that nobody signals."""
-    done = threading.Event()
-    for _ in range(int(PATIENCE * 100)):
-        if found := condition():
-            return found
-        done.wait(0.01)
-    raise AssertionError("it did not happen")

@@ -33,7 +33,7 @@ from berlin_chat import (
 )
 from berlin_chat.server import LocalServer
 from test_resources import needs_proc, sockets_to
-from wire import H2O, PATIENCE, SPEECHES, YLOKH, Chunked, Connection, Recorded, Speech, Wire, speak
+from wire import H2O, PATIENCE, SPEECHES, YLOKH, Chunked, Connection, Recorded, Speech, Wire, speak, wait_for
 
 Make = Callable[..., Provider]
 
@@ -208,7 +208,7 @@ def test_no_prompts_are_no_answers(provider_for: Make) -> None:
 
 def ours() -> list[threading.Thread]:
     """The threads of batches, races and cleaning up."""
-    names = ("berlin_chat", "race", "obtaining")
+    names = ("berlin_chat", "race", "obtaining", "cleaning up")
     return [thread for thread in threading.enumerate() if thread.name.startswith(names)]
 
 
@@ -260,7 +260,7 @@ def test_leaving_the_loop_ends_what_is_in_flight_at_once(
     leave(many(provider, map("q{}".format, itertools.count()), max_workers=8, cancel=token), token, wire)
     gc.collect()
     assert time.monotonic() - started < 2
-    assert not ours()
+    wait_for(lambda: not ours())  # H2o's cleaning up goes on behind a caller whom it would keep waiting
     made = {f"/conversation/c{n + 1}" for n in range(len(wire.asked("POST", "/conversation")))}
     assert made == {request.path for request in wire.asked("DELETE", "/conversation/.*")}
     provider.close()
@@ -304,7 +304,7 @@ def test_ctrl_c_ends_the_batch_and_leaves_no_conversation() -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         assert process.stdout.readline() == b"0\n"
-        assert server.conversations
+        wait_for(lambda: server.conversations)
         process.send_signal(signal.SIGINT)
         _, complaint = process.communicate(timeout=PATIENCE)
         assert b"KeyboardInterrupt" in complaint
@@ -329,9 +329,9 @@ def test_memory_does_not_grow_with_the_number_of_prompts(provider_for: Make) -> 
         tracemalloc.stop()
         return most
 
-    # A prompt and its answer, if they were kept, are 60 kB.
+    # A prompt and its answer, if they were kept, are 60 kB: 30 MB in all.
     peak(20)
-    assert peak(600) - peak(60) < 5_000_000, "answers or prompts pile up"
+    assert peak(600) - peak(60) < 10_000_000, "answers or prompts pile up"
 
 
 def test_a_slow_loop_stops_the_taking_of_prompts(provider_for: Make, wire: Wire) -> None:

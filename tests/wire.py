@@ -369,3 +369,13 @@ def speak(speech: Speech, pieces: list[str], framing: type[Framing] = Chunked) -
         body.end()
 
     return script
+
+
+def wait_for(condition: Callable[[], object]) -> object:
+    """Looks until there is something: for states that nobody signals."""
+    done = threading.Event()
+    for _ in range(int(PATIENCE * 100)):
+        if found := condition():
+            return found
+        done.wait(0.01)
+    raise AssertionError("it did not happen")

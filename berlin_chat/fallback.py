@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
+from contextvars import copy_context
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any, ClassVar
@@ -13,7 +14,7 @@ from .errors import AllProvidersFailed, APITimeoutError, Cancelled, ChatError, I
 from .messages import Messages, as_list
 from .provider import Provider, checked_deadline
 from .reply import Reply
-from .transport import CancelToken
+from .transport import SIGNAL_INTERVAL, CancelToken
 
 Pieces = Generator[str, None, Reply]
 _Question = tuple["list[dict[str, Any]]", "str | None", "float | None", "dict[str, Any]"]
@@ -47,9 +48,29 @@ class _Several(Provider):
 
         Raises:
             AllProvidersFailed: none of them delivered a piece; its ``errors`` say why.
+            APITimeoutError: none of them did so before the deadline.
         """
         checked_deadline(deadline)
+        if cancel is not None and not isinstance(cancel, CancelToken):
+            raise InvalidRequest(f"cancel is of type {type(cancel).__name__}, not CancelToken")
         return self._first_to_answer(as_list(messages), model, deadline, cancel, options)
+
+    def create_completion(
+        self,
+        model: str | None,
+        messages: Messages,
+        stream: bool = True,
+        proxy: str | None = None,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> Iterator[str]:
+        """As ``Provider.create_completion``, on an instance."""
+        if proxy is not None or timeout is not None:
+            raise InvalidRequest(
+                f"proxy and timeout are settings of each provider of a {type(self).__name__}"
+            )
+        pieces: Iterator[str] = super().create_completion(model, messages, stream, **options)
+        return pieces
 
     def _first_to_answer(
         self,
@@ -61,10 +82,21 @@ class _Several(Provider):
     ) -> Pieces:
         raise NotImplementedError
 
-    def _failed(self, errors: Iterable[ChatError]) -> AllProvidersFailed:
+    def _failed(self, errors: Iterable[ChatError], due: float | None) -> ChatError:
+        """The error of a question that nobody has answered."""
         errors = tuple(errors)
+        closed = next((error for error in errors if isinstance(error, Cancelled)), None)
+        if closed is not None:
+            return closed
         reasons = "; ".join(str(error) for error in errors)
-        return AllProvidersFailed(f"every provider failed: {reasons}", provider=self.name, errors=errors)
+        attempts = sum(error.attempts for error in errors)
+        if due is not None and monotonic() >= due:
+            return APITimeoutError(
+                f"no piece within the deadline: {reasons}", provider=self.name, attempts=attempts
+            )
+        return AllProvidersFailed(
+            f"every provider failed: {reasons}", provider=self.name, attempts=attempts, errors=errors
+        )
 
     def close(self) -> None:
         """Closes all of its providers."""
@@ -118,9 +150,7 @@ class Fallback(_Several):
         due = monotonic() + deadline if deadline is not None else None
         errors: list[ChatError] = []
         for provider in self.providers:
-            left = None if due is None else due - monotonic()
-            if left is not None and left <= 0:
-                raise APITimeoutError(f"no piece within the deadline of {deadline} s", provider=self.name)
+            left = None if due is None else max(due - monotonic(), 0.001)
             try:
                 pieces = provider.stream(messages, model, deadline=left, cancel=cancel, **options)
                 first = next(pieces)
@@ -131,11 +161,13 @@ class Fallback(_Several):
                 raise
             except ChatError as error:
                 errors.append(error)
+                if due is not None and monotonic() >= due:
+                    break
             else:
                 with closing(pieces):
                     yield first
                     return (yield from pieces)
-        raise self._failed(errors)
+        raise self._failed(errors, due)
 
 
 class Race(_Several):
@@ -169,11 +201,12 @@ class Race(_Several):
         cancel: CancelToken | None,
         options: dict[str, Any],
     ) -> Pieces:
+        due = monotonic() + deadline if deadline is not None else None
         heat = _Heat(cancel)
         try:
-            winner = heat.run(self.providers, self.stagger, (messages, model, deadline, options))
+            winner = heat.run(self.providers, self.stagger, (messages, model, due, options))
             if winner is None:
-                raise self._failed(heat.errors)
+                raise self._failed(heat.errors, due)
             if winner.whole is not None:
                 return winner.whole
             yield winner.first
@@ -203,9 +236,8 @@ class _Heat:
         return [one.error for one in self._contestants if isinstance(one.error, ChatError)]
 
     def run(self, providers: Iterable[Provider], stagger: float, question: _Question) -> _Contestant | None:
-        """Returns the winner, None where all have failed."""
-        messages, model, deadline, options = question
-        due = None if deadline is None else monotonic() + deadline
+        """Returns the winner, None where all have failed or the time is over."""
+        messages, model, due, options = question
         waiting = list(providers)
         running = 0
         while waiting or running:
@@ -214,7 +246,7 @@ class _Heat:
                 self._start(waiting.pop(0), (messages, model, left, options))
                 running += 1
             try:
-                found = self._arrived.get(timeout=stagger if waiting else None)
+                found = self._arrived.get(timeout=stagger if waiting else SIGNAL_INTERVAL)
             except Empty:
                 continue
             running -= 1
@@ -222,10 +254,11 @@ class _Heat:
                 self._winner = found
                 self._cancel_losers()
                 return found
-            if not isinstance(found.error, ChatError) or (
-                self._cancel is not None and self._cancel.cancelled
-            ):
+            cancelled = self._cancel is not None and self._cancel.cancelled
+            if not isinstance(found.error, ChatError) or (cancelled and isinstance(found.error, Cancelled)):
                 raise found.error
+            if due is not None and monotonic() >= due:
+                return None
         return None
 
     def _start(self, provider: Provider, question: _Question) -> None:
@@ -273,7 +306,10 @@ class _Contestant:
         self, provider: Provider, question: _Question, arrive: Callable[[_Contestant], bool]
     ) -> None:
         self.token = CancelToken()
-        self.thread = threading.Thread(target=self._run, name=f"race {provider.name}", daemon=True)
+        # In the caller's context, for that is where a batch keeps its pace.
+        self.thread = threading.Thread(
+            target=copy_context().run, args=(self._run,), name=f"race {provider.name}", daemon=True
+        )
         self.error: BaseException | None = None
         self.whole: Reply | None = None  # of a reply without a piece
         self.first = ""

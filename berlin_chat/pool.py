@@ -22,7 +22,7 @@ from .errors import Cancelled, ChatError, InvalidRequest
 from .messages import Messages
 from .pace import Pace, seconds_between, working_at
 from .provider import Provider, checked_count, checked_deadline
-from .transport import CancelToken
+from .transport import SIGNAL_INTERVAL, CancelToken
 
 T = TypeVar("T")
 _Chunk = list[tuple[int, Messages]]
@@ -106,10 +106,9 @@ def ask_many(
     size = (chunk_size or CHUNK_ROUNDS * max_workers) if crosses else 1
     ahead = CHUNKS_AHEAD if crosses else max_workers * (AHEAD_IN_TURN if ordered else AHEAD)
     crew: _Crew[Answer] = _Crew(executor, max_workers, ahead * size, cancel)
-    batch = _Batch(crew, kept, size, on_error, _InTurn() if ordered else None)
+    batch = _Batch(crew, kept, size, on_error, _InTurn() if ordered else None, interval if crosses else None)
     if crosses:
         batch.work = _Elsewhere(questions, max_workers)
-        batch.interval = interval
         crew.keep = batch.record
     else:
         batch.work = _Here(questions, Pace(interval), crew, kept)
@@ -120,8 +119,6 @@ class _Batch:
     """One call of ``ask_many``: takes prompts, has them asked, and yields what comes."""
 
     work: Callable[[_Chunk], list[Answer]]
-    #: The seconds between two questions that are asked elsewhere; what is asked here waits in its own thread.
-    interval = 0.0
 
     def __init__(
         self,
@@ -130,12 +127,16 @@ class _Batch:
         size: int,
         on_error: str,
         in_turn: _InTurn | None,
+        interval: float | None = None,
     ) -> None:
         self._crew = crew
         self._checkpoint = checkpoint
         self._size = size
         self._on_error = on_error
         self._in_turn = in_turn
+        # The seconds between two questions that are asked elsewhere; what is asked here waits in its own thread.
+        self._elsewhere = interval is not None
+        self._interval = interval or 0.0
         self._next: _Chunk | Answer | None = None  # taken, and waiting for its moment
         self._moment = 0.0
 
@@ -153,8 +154,8 @@ class _Batch:
             self._crew.begin()
             chunks = _chunks(prompts, self._size, self._checkpoint)
             while self._take(chunks):
-                wait = None if self._next is None else max(self._moment - monotonic(), 0.0)
-                for answer in self._crew.arrival(wait):
+                due_in = SIGNAL_INTERVAL if self._next is None else self._moment - monotonic()
+                for answer in self._crew.arrival(min(max(due_in, 0.0), SIGNAL_INTERVAL)):
                     for due in self._due(answer):
                         if progress is not None:
                             progress.advance(due)
@@ -162,7 +163,7 @@ class _Batch:
                         self._crew.done_with_one()
 
     def _take(self, chunks: Iterator[_Chunk | Answer]) -> bool:
-        """Takes prompts while there is room and no answer waits; says whether anything is still to come."""
+        """Takes prompts as long as there is room; says whether anything is still to come."""
         while self._crew.has_room:
             if self._next is None:
                 self._next = next(chunks, None)
@@ -174,11 +175,11 @@ class _Batch:
                 now = monotonic()
                 if now < self._moment:
                     break
-                self._moment = now + self.interval * len(self._next)
+                self._moment = now + self._interval * len(self._next)
                 self._crew.submit(self.work, self._next, len(self._next))
             self._next = None
-            if not self._crew.arrived.empty():
-                break
+            if self._elsewhere and not self._crew.arrived.empty():
+                break  # there is room for so many that an answer must not wait until they are all taken
         return True
 
     def _due(self, answer: Answer) -> Iterable[Answer]:
@@ -435,13 +436,14 @@ class _Crew(Generic[T]):
         self._taken += 1
         self.arrived.put([result])
 
-    def arrival(self, seconds: float | None = None) -> list[T]:
-        """Waits for the next results, or so many seconds. Raises Cancelled if the caller has cancelled."""
+    def arrival(self, seconds: float = SIGNAL_INTERVAL) -> list[T]:
+        """Waits for the next results, but only so many seconds. Raises Cancelled if the caller has cancelled."""
         try:
             found = self.arrived.get(timeout=seconds)
         except Empty:
             return []
         if self._cancel is not None and self._cancel.cancelled:
+            self.arrived.put(found)  # for ``keep``
             raise Cancelled("the batch was cancelled")
         if isinstance(found, list):
             return found

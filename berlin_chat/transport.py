@@ -46,6 +46,8 @@ ERROR_READ, ERROR_KEPT = 64 * 1024, 1000
 MAX_DOCUMENT = 64 * 2**20
 #: How long, and how much, is read after the end marker so that the connection can be used again.
 DRAIN_SECONDS, DRAIN_BYTES = 0.05, 64 * 1024
+#: How often a wait looks for Ctrl-C, in seconds: one that comes as a wait begins does not end it.
+SIGNAL_INTERVAL = 0.1
 #: How long cleaning up on the server may take, in seconds.
 LAST_TIMEOUT = 5.0
 #: How long a caller who was cancelled is kept for the cleaning up, in seconds; it goes on behind them.
@@ -378,7 +380,7 @@ class Exchange:
     def wait_until(self, happened: Callable[[], bool]) -> None:
         """Waits for what another thread does, which then calls ``wake``; a cancel and the deadline end it."""
         while not happened():
-            self._wake.wait()
+            self._wake.wait(SIGNAL_INTERVAL)
             self._wake.clear()
             self.check()
 
@@ -411,25 +413,14 @@ class Exchange:
         finally:
             self._refusal = None
 
-    def obtain(self, get: Callable[[Exchange], T], give_back: Callable[[Exchange, T], None]) -> T:
-        """Returns what ``get`` makes on the server and somebody must take away again.
-
-        A request that is cut off leaves something behind that nobody knows of. So it is made in a thread of its
-        own, which no interrupt ends: a caller who leaves before it is answered waits for ``LAST_GRACE`` at the
-        most, and the thread takes away what comes, within ``LAST_TIMEOUT``. The caller who gets it takes it away
-        with ``give_back``.
+    def lease(self, get: Callable[[Exchange], T], give_back: Callable[[Exchange, T], None]) -> Lease[T]:
+        """Returns a handle for what ``get`` makes on the server and ``give_back`` must take away again.
 
         Args:
             get: makes it, by an exchange of its own.
             give_back: takes it away, likewise.
         """
-        obtaining = _Obtaining(self, get, give_back)
-        try:
-            self.wait_until(lambda: obtaining.ended)
-        except BaseException:  # cancelled, too late, or Ctrl-C
-            obtaining.abandon()
-            raise
-        return obtaining.result()
+        return Lease(self, get, give_back)
 
     def give_back(self, take_away: Callable[[Exchange], object]) -> None:
         """Cleans up on the server: without retries, and without an error however it ends.
@@ -622,60 +613,67 @@ _STATUS_KINDS: dict[int, tuple[type[ChatError], str]] = {
 }
 
 
-class _Obtaining(Generic[T]):
-    """A request in a thread of its own, for something that must be given back. ``_lock`` guards who has it."""
+class Lease(Generic[T]):
+    """Something on the server that must be given back, however soon the caller leaves. Made by ``Exchange.lease``.
+
+    A request that is cut off leaves something behind that nobody knows of. So ``obtain`` sends it from a thread of
+    its own, which no interrupt ends. A caller who leaves before it is answered waits for ``LAST_GRACE`` at the most,
+    and the thread takes away what comes, within ``LAST_TIMEOUT``. Call ``give_back`` in a ``finally`` whose ``try``
+    begins before ``obtain``: then Ctrl-C finds no gap. ``_lock`` guards who of the two takes it away.
+    """
 
     def __init__(
-        self, caller: Exchange, get: Callable[[Exchange], T], give_back: Callable[[Exchange, T], None]
+        self, exchange: Exchange, get: Callable[[Exchange], T], give_back: Callable[[Exchange, T], None]
     ) -> None:
-        self.ended = False
-        self._caller = caller
+        self._exchange = exchange
         self._get = get
         self._give_back = give_back
         self._lock = threading.Lock()
+        self._own: Exchange | None = None
+        self._thread: threading.Thread | None = None
+        self._ended = False
         self._abandoned = False
-        self._own = Exchange(caller.transport)
         self._value: T | None = None
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="obtaining")
+
+    def obtain(self) -> T:
+        """Returns what was made. May be called again after an error."""
+        self._ended, self._error = False, None
+        self._own = own = Exchange(self._exchange.transport)
+        self._thread = threading.Thread(target=self._run, args=(own,), name="obtaining")
         self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            with self._own:
-                self._value = self._get(self._own)
-        except BaseException as error:
-            self._error = error
-        with self._lock:
-            self.ended = True
-            abandoned = self._abandoned
-        if abandoned:
-            self._take_away()
-        self._caller.wake()
-
-    def result(self) -> T:
-        """What came, or the error, in the caller's thread."""
-        self._caller.url = self._own.url
-        self._caller.attempts = max(self._caller.attempts, self._own.attempts)
+        self._exchange.wait_until(lambda: self._ended)
+        self._exchange.url = own.url
+        self._exchange.attempts = max(self._exchange.attempts, own.attempts)
         if self._error is not None:
             raise self._error
         return cast(T, self._value)
 
-    def abandon(self) -> None:
-        """Leaves what will come to the thread; what has come is taken away at once."""
+    def _run(self, own: Exchange) -> None:
+        value: T | None = None
+        try:
+            with own:
+                value = self._get(own)
+        except BaseException as error:
+            self._error = error
+        with self._lock:
+            self._value = value
+            self._ended = True
+            abandoned = self._abandoned
+        if abandoned and value is not None:
+            self._exchange.transport.clean_up(lambda last: self._give_back(last, value))
+        self._exchange.wake()
+
+    def give_back(self) -> None:
+        """Takes away what was made, or leaves that to the thread which is still making it. Never fails."""
         with self._lock:
             self._abandoned = True
-            ended = self.ended
-        if ended:
-            self._take_away()
-        else:
+            value, ended = self._value, self._ended
+        if value is not None:
+            self._exchange.give_back(lambda last: self._give_back(last, value))
+        elif not ended and self._thread is not None and self._own is not None and self._thread.is_alive():
             self._own.limit(LAST_TIMEOUT)
             self._thread.join(LAST_GRACE)
-
-    def _take_away(self) -> None:
-        if self._value is not None:
-            value = self._value
-            self._caller.transport.clean_up(lambda last: self._give_back(last, value))
 
 
 def reason_in(body: bytes) -> str:

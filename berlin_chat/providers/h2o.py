@@ -61,15 +61,16 @@ class H2o(Provider):
         self, exchange: Exchange, body: bytes, model: str, details: Details
     ) -> Generator[str, None, None]:
         accepted = self._accept_settings(exchange, model)
+        conversation = exchange.lease(lambda own: self._create(own, model), self._delete)
         try:
-            address = self._conversation(exchange, model)
-        except ChatError as error:
-            if error.status != 405:
-                raise
-            # The server knows our session no more: it was restarted, or the cookie has expired.
-            self._accept_settings(exchange, model, stale=accepted)
-            address = self._conversation(exchange, model)
-        try:
+            try:
+                address = conversation.obtain()
+            except ChatError as error:
+                if error.status != 405:
+                    raise
+                # The server knows our session no more: it was restarted, or the cookie has expired.
+                self._accept_settings(exchange, model, stale=accepted)
+                address = conversation.obtain()
             response = exchange.open("POST", address, headers=self._json_headers(), body=body)
             if "text/html" in response.headers.get("Content-Type", ""):
                 page = exchange.read(response)
@@ -85,7 +86,7 @@ class H2o(Provider):
                     return
             raise exchange.error(StreamInterrupted, "the stream ended without generated_text")
         finally:
-            exchange.give_back(lambda last: self._delete(last, address))
+            conversation.give_back()
 
     def _accept_settings(self, exchange: Exchange, model: str, stale: object | None = None) -> object:
         """Posts the settings form, which sets the session's cookie; once for all threads."""
@@ -111,14 +112,11 @@ class H2o(Provider):
 
         return self._settings.get(exchange, post, stale)
 
-    def _conversation(self, exchange: Exchange, model: str) -> str:
-        """Makes a conversation, and returns its address."""
-        return exchange.obtain(lambda own: self._create(own, model), self._delete)
-
     def _delete(self, exchange: Exchange, address: str) -> None:
         exchange.drain(exchange.open("DELETE", address, headers=self._protocol_headers()))
 
     def _create(self, exchange: Exchange, model: str) -> str:
+        """Makes a conversation, and returns its address."""
         response = exchange.open(
             "POST",
             f"{self.base_url}/conversation",

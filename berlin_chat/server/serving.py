@@ -42,6 +42,8 @@ log = logging.getLogger("berlin_chat.server")
 PATIENCE = 600
 #: How long the end may take to be noticed by the thread that listens, in seconds.
 CLOSE_INTERVAL = 0.05
+#: How often a wait looks for Ctrl-C, in seconds: one that comes as a wait begins does not end it.
+SIGNAL_INTERVAL = 0.1
 #: The largest question, in bytes.
 MAX_REQUEST = 64 * 2**20
 
@@ -169,4 +171,5 @@ class Serving:
             self._thread.join()
 
     def wait(self) -> None:
-        self._closed.wait()
+        while not self._closed.wait(SIGNAL_INTERVAL):
+            pass

@@ -1,0 +1,249 @@
+"""The files of ``berlin-chat batch``: prompts in text, CSV or JSON lines, and OpenAI's batch format both ways."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import time
+from typing import Any, TextIO, cast
+
+from .checkpoint import Answer, Form, PlainForm
+from .errors import InvalidRequest
+from .messages import Messages, as_list
+from .provider import Provider
+from .reply import Reply
+from .transport import CancelToken
+
+
+class Prompts:
+    """The prompts of a file, read one by one each time it is iterated; those of standard input, once.
+
+    Args:
+        path: the file; ``-`` for standard input.
+        column: the column of a CSV file; otherwise ``prompt``, or the first.
+
+    Raises:
+        InvalidRequest: a line is none, with its number. A file is checked when this is made, standard input
+            as it is read.
+    """
+
+    def __init__(self, path: str, column: str | None = None) -> None:
+        self._path = path
+        self._name = "standard input" if path == "-" else path
+        self._column = column
+        self._count: int | None = None
+        self.are_requests = False
+        if path == "-":
+            self._text: TextIO = io.TextIOWrapper(
+                sys.stdin.buffer, encoding="utf-8-sig", errors="replace", newline=""
+            )
+            self._begun = self._text.readline()
+            self._read = self._reader(self._begun)
+        else:
+            with self._open() as text:
+                self._read = self._reader(text.readline())
+            self._count = sum(1 for _ in self)
+
+    def __length_hint__(self) -> int:
+        return NotImplemented if self._count is None else self._count
+
+    def __iter__(self) -> Iterator[Messages]:
+        if self._path == "-":
+            yield from self._read(_Rest(self._begun, self._text))
+        else:
+            with self._open() as text:
+                yield from self._read(text)
+
+    def _open(self) -> TextIO:
+        try:
+            return open(self._path, encoding="utf-8-sig", errors="replace", newline="")
+        except OSError as error:
+            raise InvalidRequest(f"the prompts cannot be read: {error}") from None
+
+    def _reader(self, first_line: str) -> Callable[[Any], Iterator[Messages]]:
+        """How the file is read: by its suffix, or else by what its first line looks like."""
+        suffix = Path(self._path).suffix.lower()
+        if suffix in (".csv", ".tsv"):
+            return self._cells
+        if suffix in (".jsonl", ".ndjson", ".json") or (
+            suffix != ".txt" and first_line.lstrip()[:1] in ("{", "[")
+        ):
+            self.are_requests = _is_request(_json_or_none(first_line))
+            return self._objects
+        return self._lines
+
+    def _lines(self, text: Iterator[str]) -> Iterator[Messages]:
+        for line in text:
+            if line.strip():
+                yield line.rstrip("\r\n")
+
+    def _cells(self, text: Iterator[str]) -> Iterator[Messages]:
+        dialect = csv.excel_tab if self._path.lower().endswith(".tsv") else csv.excel
+        rows = csv.DictReader(text, dialect=dialect)
+        names = list(rows.fieldnames or [])
+        column = self._column or ("prompt" if "prompt" in names else next(iter(names), None))
+        if column not in names:
+            raise InvalidRequest(
+                f"{self._name} has no column {column!r}: it has {', '.join(map(repr, names))}"
+            )
+        for row in rows:
+            if not (cell := row[column]) or not cell.strip():
+                raise InvalidRequest(f"{self._name}, line {rows.line_num}: the column {column!r} is empty")
+            yield cell
+
+    def _objects(self, text: Iterator[str]) -> Iterator[Messages]:
+        for number, line in enumerate(text, 1):
+            if not line.strip():
+                continue
+            try:
+                yield _prompt_in(json.loads(line), self.are_requests)
+            except (ValueError, InvalidRequest) as error:  # InvalidRequest is a ValueError, too
+                raise InvalidRequest(f"{self._name}, line {number}: {error}") from None
+
+
+class _Rest:
+    """A text whose first line was read already."""
+
+    def __init__(self, first_line: str, text: TextIO) -> None:
+        self._first: str | None = first_line
+        self._text = text
+
+    def __iter__(self) -> _Rest:
+        return self
+
+    def __next__(self) -> str:
+        first, self._first = self._first, None
+        line = self._text.readline() if first is None else first
+        if not line:
+            raise StopIteration
+        return line
+
+
+def _json_or_none(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def _is_request(value: Any) -> bool:
+    return isinstance(value, dict) and "custom_id" in value and "body" in value
+
+
+def _prompt_in(value: Any, as_request: bool) -> Messages:
+    """The prompt in one JSON value; raises InvalidRequest where there is none."""
+    if as_request:
+        if (
+            not _is_request(value)
+            or not isinstance(value["custom_id"], str)
+            or not isinstance(value["body"], dict)
+        ):
+            raise InvalidRequest('a request must have a "custom_id" and a "body"')
+        as_list(value["body"].get("messages", []))
+        url = value.get("url", "/v1/chat/completions")
+        if url != "/v1/chat/completions":
+            raise InvalidRequest(f"only /v1/chat/completions is spoken here, not {url!r}")
+        return value  # type: ignore[no-any-return]
+    if isinstance(value, dict) and "content" not in value:
+        value = value.get("messages", value.get("prompt"))
+    as_list(value)
+    return value  # type: ignore[no-any-return]
+
+
+class Requests(Provider):
+    """Asks the request lines of an OpenAI batch file through another provider.
+
+    Args:
+        provider: whom to ask; a line's own model and options come before its.
+    """
+
+    name = "requests"
+
+    def __init__(self, provider: Provider) -> None:
+        self._provider = provider
+
+    def check_address(self) -> None:
+        """As the provider's."""
+        self._provider.check_address()
+
+    def ask(
+        self,
+        messages: Messages,
+        model: str | None = None,
+        *,
+        deadline: float | None = None,
+        cancel: CancelToken | None = None,
+        **options: Any,
+    ) -> Reply:
+        """Asks one request line."""
+        body = dict(cast(Any, messages)["body"])
+        for field in ("stream", "stream_options"):
+            body.pop(field, None)
+        return self._provider.ask(
+            body.pop("messages"),
+            body.pop("model", None) or model,
+            deadline=deadline,
+            cancel=cancel,
+            **{**options, **body},
+        )
+
+
+class RequestForm:
+    """OpenAI's batch output. Its ``id`` holds the index and a digest of the request, by which it is known again."""
+
+    _ID = re.compile(r"batch_req_(\d+)_([0-9a-f]{16})")
+
+    def encode(self, answer: Answer) -> dict[str, Any]:
+        """Returns one line of a batch's output."""
+        reply = answer.reply if answer.reply is not None else Reply()
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": str(reply)},
+            "finish_reason": reply.finish_reason or "stop",
+        }
+        name = f"{answer.index}_{self.mark(answer.prompt)}"
+        body = {
+            "id": f"chatcmpl-{name}",
+            "object": "chat.completion",
+            "created": int(time()),
+            "model": reply.model,
+            "choices": [choice],
+            "usage": reply.usage,
+        }
+        return {
+            "id": f"batch_req_{name}",
+            "custom_id": answer.prompt["custom_id"],
+            "response": {"status_code": 200, "request_id": f"req_{name}", "body": body},
+            "error": None,
+        }
+
+    def decode(self, line: dict[str, Any]) -> tuple[int, Any, Reply]:
+        """Reads one line of a batch's output that was written here."""
+        match = self._ID.fullmatch(line["id"])
+        if match is None:
+            raise ValueError(line["id"])
+        body = line["response"]["body"]
+        choice = body["choices"][0]
+        reply = Reply(
+            choice["message"]["content"],
+            model=body["model"],
+            finish_reason=choice["finish_reason"],
+            usage=body["usage"],
+        )
+        return int(match[1]), match[2], reply
+
+    def mark(self, prompt: Any) -> Any:
+        """Returns a digest of a request line."""
+        canonical = json.dumps(prompt, sort_keys=True).encode()
+        return hashlib.sha256(canonical).hexdigest()[:16]
+
+
+def form_of(prompts: Prompts) -> Form:
+    """Returns the form of the answers to these prompts."""
+    return RequestForm() if prompts.are_requests else PlainForm()

@@ -7,6 +7,7 @@
 This is the echo of berlin_chat's own server: no model is behind it. You said: Why is the sky blue?
 """
 
+from .cancelling import CancelToken
 from .checkpoint import Answer
 from .errors import (
     AllProvidersFailed,
@@ -32,7 +33,6 @@ from .providers.berlin import Berlin
 from .providers.h2o import H2o
 from .providers.ylokh import Ylokh
 from .reply import Reply
-from .transport import CancelToken
 from .version import __version__
 
 __all__ = [

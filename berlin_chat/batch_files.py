@@ -13,12 +13,12 @@ from pathlib import Path
 from time import time
 from typing import Any, TextIO, cast
 
+from .cancelling import CancelToken
 from .checkpoint import Answer, Form, PlainForm
 from .errors import InvalidRequest
 from .messages import Messages, as_list
 from .provider import Provider
 from .reply import Reply
-from .transport import CancelToken
 
 
 class Prompts:

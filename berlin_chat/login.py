@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from .errors import ChatError
+from .forking import after_fork
 from .transport import Exchange
 
 T = TypeVar("T")
@@ -34,8 +35,14 @@ class Login(Generic[T]):
     """
 
     def __init__(self, value: T | None = None) -> None:
+        self._known = value
+        self.forget()
+        after_fork(self)
+
+    def forget(self) -> None:
+        """Goes back to what was known without a login: in a child process, which logs in by itself."""
         self._lock = threading.Lock()
-        self._value = value
+        self._value = self._known
         self._attempt: _Attempt | None = None
 
     @property

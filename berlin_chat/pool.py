@@ -17,12 +17,12 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any, Generic, Literal, TypeVar, cast
 
+from .cancelling import SIGNAL_INTERVAL, CancelToken
 from .checkpoint import Answer, Checkpoint
 from .errors import Cancelled, ChatError, InvalidRequest
 from .messages import Messages
 from .pace import Pace, seconds_between, working_at
 from .provider import Provider, checked_count, checked_deadline
-from .transport import SIGNAL_INTERVAL, CancelToken
 
 T = TypeVar("T")
 _Chunk = list[tuple[int, Messages]]

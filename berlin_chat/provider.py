@@ -14,10 +14,12 @@ from urllib.parse import urlsplit
 
 import requests
 
+from .cancelling import CancelToken
 from .errors import Cancelled, ChatError, InvalidRequest, ProviderNotWorking
+from .failures import Timeout
 from .messages import Messages, as_list
 from .reply import Details, Reply
-from .transport import CancelToken, Exchange, Timeout, Transport
+from .transport import Exchange, Transport
 
 P = TypeVar("P", bound="Provider")
 

@@ -3,40 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
 import threading
-import weakref
 from collections.abc import Callable, Iterator, Mapping
 from time import monotonic
 from types import TracebackType
 from typing import Any, Generic, TypeVar, cast
 
 import requests
-import urllib3
 from requests.adapters import HTTPAdapter
 from requests.cookies import RequestsCookieJar
 
+from .cancelling import SIGNAL_INTERVAL, CancelToken
 from .connections import READ_SIZE, Interruptible, current, make_interruptible
 from .decoding import parse, start
 from .errors import (
-    APIConnectionError,
     APIStatusError,
     APITimeoutError,
-    AuthenticationError,
     Cancelled,
     ChatError,
-    InvalidRequest,
     ProtocolError,
-    RateLimitError,
     StreamInterrupted,
 )
+from .failures import STATUS_KINDS, Timeout, explanation, reason_in
+from .forking import after_fork
 from .pace import current_pace
 from .retries import retry_after, retry_policy
 from .version import __version__
 
 T = TypeVar("T")
-Timeout = tuple["float | None", "float | None"]
 
 #: The user agent of every request, unless the caller gives another.
 USER_AGENT = f"berlin-chat/{__version__}"
@@ -46,65 +41,10 @@ ERROR_READ, ERROR_KEPT = 64 * 1024, 1000
 MAX_DOCUMENT = 64 * 2**20
 #: How long, and how much, is read after the end marker so that the connection can be used again.
 DRAIN_SECONDS, DRAIN_BYTES = 0.05, 64 * 1024
-#: How often a wait looks for Ctrl-C, in seconds: one that comes as a wait begins does not end it.
-SIGNAL_INTERVAL = 0.1
 #: How long cleaning up on the server may take, in seconds.
 LAST_TIMEOUT = 5.0
 #: How long a caller who was cancelled is kept for the cleaning up, in seconds; it goes on behind them.
 LAST_GRACE = 0.1
-
-
-class CancelToken:
-    """Ends questions from another thread.
-
-    Give it to any number of questions, in any threads, and call ``cancel()`` from whichever thread: a
-    blocked read ends at once, its connection is closed, and each loop gets ``Cancelled``. A question that is
-    asked with a cancelled token gets it at the first piece. One lock guards the state; all methods are safe to
-    call from any thread. A connection that is still being made ends with its connect timeout at the latest.
-
-    >>> token = CancelToken()
-    >>> token.cancel()
-    >>> token.cancelled
-    True
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._event = threading.Event()
-        self._callbacks: dict[object, Callable[[], None]] = {}
-
-    def __repr__(self) -> str:
-        return f"<CancelToken {'cancelled' if self.cancelled else 'not cancelled'}>"
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether ``cancel()`` has been called."""
-        return self._event.is_set()
-
-    def wait(self, seconds: float | None = None) -> bool:
-        """Waits so many seconds, or until ``cancel()``; returns whether it has been called."""
-        return self._event.wait(seconds)
-
-    def cancel(self) -> None:
-        """Ends all questions that carry the token. A second call does nothing."""
-        with self._lock:
-            self._event.set()
-            callbacks = list(self._callbacks.values())
-        for callback in callbacks:
-            callback()
-
-    def watch(self, key: object, callback: Callable[[], None]) -> None:
-        """Calls back at ``cancel()``, in its thread; at once if it has been called already."""
-        with self._lock:
-            self._callbacks[key] = callback
-            cancelled = self._event.is_set()
-        if cancelled:
-            callback()
-
-    def unwatch(self, key: object) -> None:
-        """Takes a callback back."""
-        with self._lock:
-            self._callbacks.pop(key, None)
 
 
 class _CookieJar(RequestsCookieJar):
@@ -165,10 +105,10 @@ class Transport:
         # requests' own default is left to the session, which may be the caller's.
         self._verify = None if verify is True else verify
         self._pool_size = pool_size
-        self.forget_connections()
-        _transports.add(self)
+        self.forget()
+        after_fork(self)
 
-    def forget_connections(self) -> None:
+    def forget(self) -> None:
         """Starts afresh: in a new object, and in a child process, where the connections are the parent's."""
         self._lock = threading.Lock()
         self._live: set[Exchange] = set()
@@ -241,18 +181,6 @@ class Transport:
             if secret:
                 text = text.replace(secret, "***")
         return text
-
-
-_transports: weakref.WeakSet[Transport] = weakref.WeakSet()
-
-
-def _forget_connections() -> None:
-    for transport in _transports:
-        transport.forget_connections()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_forget_connections)
 
 
 class Exchange:
@@ -581,7 +509,8 @@ class Exchange:
             self.check()  # an interrupted read fails in many ways
         except ChatError as interrupted:
             return interrupted
-        return next((self.error(*found) for found in _explain(error, self._timeout)), None)
+        found = explanation(error, self._timeout)
+        return self.error(*found) if found else None
 
     def _status_error(self, response: requests.Response) -> ChatError:
         status = response.status_code
@@ -598,19 +527,11 @@ class Exchange:
             target = response.headers.get("Location", "elsewhere")
             message += f". It redirects to {target}, which is not followed: give the right base_url"
             return self.error(ProtocolError, message, status=status, body=body)
-        kind, advice = _STATUS_KINDS.get(status, (APIStatusError, ""))
+        kind, advice = STATUS_KINDS.get(status, (APIStatusError, ""))
         seconds = retry_after(response.headers)
         if status == 429 and self._pace is not None:
             self._pace.refused(seconds)
         return self.error(kind, message + advice, status=status, body=body, retry_after=seconds)
-
-
-_STATUS_KINDS: dict[int, tuple[type[ChatError], str]] = {
-    401: (AuthenticationError, ". Check the credentials"),
-    403: (AuthenticationError, ". Check the credentials"),
-    404: (APIStatusError, ". Check base_url and the model"),
-    429: (RateLimitError, ". Ask less often"),
-}
 
 
 class Lease(Generic[T]):
@@ -674,76 +595,3 @@ class Lease(Generic[T]):
         elif not ended and self._thread is not None and self._own is not None and self._thread.is_alive():
             self._own.limit(LAST_TIMEOUT)
             self._thread.join(LAST_GRACE)
-
-
-def reason_in(body: bytes) -> str:
-    """Returns what an error's body says, in the words of any of the protocols; ``""`` where it says nothing."""
-    try:
-        value = parse(body)
-    except ValueError:
-        text = start(body.strip())
-        return "" if text.startswith("<") else text
-    if not isinstance(value, dict):
-        return start(body.strip())
-    for key in ("error", "detail", "msg", "message"):
-        said = value.get(key)
-        if isinstance(said, dict):
-            said = said.get("message")
-        if said:
-            return said if isinstance(said, str) else start(str(said).encode())
-    return start(body.strip())
-
-
-_Explanation = tuple[type[ChatError], str]
-
-
-def _explain(error: Exception, timeout: Timeout) -> Iterator[_Explanation]:
-    """Says what a failure of requests, urllib3 or the socket means, if it is one."""
-    connect, read = timeout
-    chain = list(_causes(error))
-    root = str(chain[-1]) or type(chain[-1]).__name__
-    kinds = requests.exceptions
-    if "handshake operation timed out" in root:  # requests calls it a read
-        yield (
-            APITimeoutError,
-            f"no TLS connection within {connect} s. Does the server speak TLS? See timeout=",
-        )
-    elif isinstance(error, (kinds.InvalidURL, kinds.InvalidSchema, kinds.InvalidHeader)):
-        yield InvalidRequest, f"the request cannot be sent: {root}"
-    elif isinstance(error, kinds.ConnectTimeout):
-        yield APITimeoutError, f"no connection within {connect} s. Is the server there? See timeout="
-    elif isinstance(error, (kinds.ReadTimeout, urllib3.exceptions.ReadTimeoutError, TimeoutError)):
-        yield APITimeoutError, f"no byte for {read} s. See timeout="
-    elif isinstance(error, kinds.SSLError):
-        yield APIConnectionError, f"TLS failed: {root}. See verify="
-    elif isinstance(error, kinds.ProxyError):
-        yield APIConnectionError, f"no connection through the proxy: {root}. See proxy= and the environment"
-    elif isinstance(error, (kinds.ContentDecodingError, urllib3.exceptions.DecodeError)):
-        yield ProtocolError, "the body is not in the encoding that its Content-Encoding names"
-    elif isinstance(error, kinds.ConnectionError):
-        if any(_is_bad_http(cause) for cause in chain):
-            yield ProtocolError, f"the server does not speak HTTP: {root}. Check base_url"
-        elif any(isinstance(cause, urllib3.exceptions.NewConnectionError) for cause in chain):
-            yield APIConnectionError, f"no connection: {root}. Is the server running? Check base_url"
-        else:
-            yield APIConnectionError, f"the server closed the connection before it answered: {root}"
-    elif any(_is_bad_http(cause) for cause in chain):
-        yield ProtocolError, f"the body is broken HTTP: {root}"
-    elif isinstance(error, (kinds.RequestException, urllib3.exceptions.HTTPError, OSError)):
-        yield StreamInterrupted, "the connection was cut in the middle of the reply"
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception and those inside it, the innermost last, as requests and urllib3 nest them."""
-    while error is not None:
-        yield error
-        inner = getattr(error, "reason", None)
-        if not isinstance(inner, BaseException):
-            inner = next((arg for arg in reversed(error.args) if isinstance(arg, BaseException)), None)
-        error = inner or error.__cause__
-
-
-def _is_bad_http(error: BaseException) -> bool:
-    return isinstance(error, http.client.HTTPException) and not isinstance(
-        error, (http.client.RemoteDisconnected, http.client.IncompleteRead)
-    )

@@ -440,12 +440,21 @@ def test_without_tqdm_a_progress_bar_says_what_to_install(
         ask_many(provider_for(YLOKH, repeating(YLOKH)), [], progress=True)
 
 
-def test_200_workers_answer_at_the_same_moment(provider_for: Make) -> None:
-    together = threading.Barrier(200)
+def test_1000_replies_stream_at_the_same_moment(provider_for: Make) -> None:
+    resource = pytest.importorskip("resource", reason="the limit of open files is raised with it")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < 4096:  # two sockets a stream, for the server is in this process too
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    together = threading.Barrier(1000)
 
     def at_once(request: Recorded, connection: Connection) -> None:
-        together.wait(PATIENCE)
-        repeating(YLOKH)(request, connection)
+        body = Chunked(connection, YLOKH.kind, b"")
+        first, *rest = YLOKH.parts([prompt_of(request), "!"])
+        body.part(first)
+        together.wait(60)
+        for part in rest:
+            body.part(part)
+        body.end()
 
-    answers = list(ask_many(provider_for(YLOKH, at_once), prompts(200), max_workers=200))
-    assert [answer.reply for answer in answers] == prompts(200)
+    answers = list(ask_many(provider_for(YLOKH, at_once), prompts(1000), max_workers=1000))
+    assert [answer.reply for answer in answers] == [f"{prompt}!" for prompt in prompts(1000)]

@@ -10,9 +10,10 @@ import requests
 
 from ..decoding import text
 from ..errors import APIStatusError, InvalidRequest, ProtocolError
+from ..failures import reason_in
 from ..provider import Provider
 from ..reply import Details
-from ..transport import Exchange, reason_in
+from ..transport import Exchange
 
 
 class Acytoo(Provider):

@@ -9,11 +9,12 @@ from uuid import uuid4
 
 from ..decoding import objects
 from ..errors import APIStatusError, AuthenticationError, ChatError, InvalidRequest, ProtocolError
+from ..failures import reason_in
 from ..login import Login
 from ..messages import flatten
 from ..provider import Provider, checked_header
 from ..reply import Details
-from ..transport import Exchange, reason_in
+from ..transport import Exchange
 
 #: A login that is answered by one of these was not refused: it may succeed later.
 _NOT_NOW = (408, 425, 429)

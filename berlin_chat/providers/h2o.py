@@ -10,11 +10,12 @@ from uuid import uuid4
 
 from ..decoding import events, parse
 from ..errors import APIStatusError, ChatError, ProtocolError, StreamInterrupted
+from ..failures import reason_in
 from ..login import Login
 from ..messages import flatten
 from ..provider import Provider
 from ..reply import Details
-from ..transport import Exchange, reason_in
+from ..transport import Exchange
 
 
 class H2o(Provider):

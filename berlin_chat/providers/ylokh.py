@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 
 from ..decoding import events, parse
 from ..errors import APIStatusError, APITimeoutError, ChatError, ProtocolError, StreamInterrupted
+from ..failures import reason_in
 from ..provider import Provider, checked_header
 from ..reply import Details
-from ..transport import Exchange, reason_in
+from ..transport import Exchange
 
 
 class Ylokh(Provider):

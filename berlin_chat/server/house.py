@@ -8,10 +8,10 @@ import threading
 from collections.abc import Generator, Iterator
 from typing import Any
 
+from ..cancelling import CancelToken
 from ..errors import InvalidRequest
 from ..provider import Provider
 from ..reply import Reply
-from ..transport import CancelToken
 
 
 class House:

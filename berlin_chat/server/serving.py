@@ -29,6 +29,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
+from ..cancelling import SIGNAL_INTERVAL
 from ..errors import ChatError
 
 try:
@@ -42,8 +43,6 @@ log = logging.getLogger("berlin_chat.server")
 PATIENCE = 600
 #: How long the end may take to be noticed by the thread that listens, in seconds.
 CLOSE_INTERVAL = 0.05
-#: How often a wait looks for Ctrl-C, in seconds: one that comes as a wait begins does not end it.
-SIGNAL_INTERVAL = 0.1
 #: The largest question, in bytes.
 MAX_REQUEST = 64 * 2**20
 

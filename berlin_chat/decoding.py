@@ -11,6 +11,7 @@ import codecs
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 from .errors import ProtocolError, StreamInterrupted
@@ -29,66 +30,65 @@ class ChunkedDecoder:
     wrong with the framing behind the bytes that were given.
     """
 
-    # Behind a chunk's bytes comes the line end that closes it: it is read with the next size line.
-    _SIZE = re.compile(rb"(?:\r?\n)?([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\n]*)?\r?\n")
+    _SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\n]*)?\r?\n")
+    _LINE_END = re.compile(rb"\r?\n")
     _TRAILERS = re.compile(rb"(?:[^\r\n]+\r?\n)*\r?\n")
 
     def __init__(self) -> None:
         self.done = False
         self.broken: ValueError | None = None
         self._left = 0  # bytes that the current chunk still has to bring
-        self._first = True  # no line end stands before the first size line
+        self._open = False  # the line end behind a chunk's bytes has not arrived
         self._last = False  # the chunk of size 0 was seen: trailers follow
-        self._torn = b""  # the start of a size line or trailer whose end has not arrived
+        self._torn = b""  # the start of a size line, line end or trailer whose end has not arrived
 
     def feed(self, data: bytes) -> bytes:
         """Returns the body's bytes among ``data``; raises ValueError where none stand before broken framing."""
-        body: list[bytes] = []
-        try:
-            if self.broken is None:
-                self._read(data, body.append)
-        except ValueError as error:
-            self.broken = error
-        if self.broken is not None and not body:
+        if self.broken is not None:
             raise self.broken
-        return b"".join(body)
-
-    def _read(self, data: bytes, give: Callable[[bytes], None]) -> None:
         if self._torn:
             data, self._torn = self._torn + data, b""
-        position, end = 0, len(data)
+        end = len(data)
+        position = self._left
+        body = [data[:position]] if position else []
         match_size = self._SIZE.match
         while position < end and not self.done:
-            if self._left:
-                part = data[position : position + self._left]
-                give(part)
-                position += len(part)
-                self._left -= len(part)
+            if self._open:
+                if match := self._LINE_END.match(data, position):
+                    position = match.end()
+                    self._open = False
+                else:
+                    position = self._tear(data, position, in_line=True)
             elif self._last:
                 match = self._TRAILERS.match(data, position)
                 if match and match.end() - position <= MAX_FRAMING:
                     position = match.end()
                     self.done = True
                 else:
-                    position = self._tear(data, position, whole_lines=None)
-            elif (
-                (match := match_size(data, position))
-                and self._first != (data[position] in b"\r\n")
-                and match.end() - position <= MAX_FRAMING
-            ):
-                position = match.end()
-                self._left = int(match[1], 16)
-                self._first = False
-                self._last = not self._left
+                    position = self._tear(data, position, in_line=False)
+            elif (match := match_size(data, position)) and (begin := match.end()) - position <= MAX_FRAMING:
+                size = int(match[1], 16)
+                position = begin + size
+                body.append(data[begin:position])
+                if not size:
+                    self._last = True
+                elif data[position : position + 2] == b"\r\n":
+                    position += 2  # nearly always it comes with its chunk
+                else:
+                    self._open = True
             else:
-                position = self._tear(data, position, whole_lines=0 if self._first else 1)
+                position = self._tear(data, position, in_line=True)
+        self._left = position - end if position > end else 0
+        found = b"".join(body)
+        if self.broken is not None and not found:
+            raise self.broken
+        return found
 
-    def _tear(self, data: bytes, position: int, whole_lines: int | None) -> int:
+    def _tear(self, data: bytes, position: int, in_line: bool) -> int:
         """Keeps what follows ``position`` for the next time, if it can still become what is expected."""
         rest = data[position:]
-        broken = whole_lines is not None and rest.count(b"\n") > whole_lines
-        if broken or len(rest) > MAX_FRAMING:
-            raise ValueError(f"invalid chunk framing: {rest[:40]!r}")
+        if (in_line and b"\n" in rest) or len(rest) > MAX_FRAMING:
+            self.broken = ValueError(f"invalid chunk framing: {rest[:40]!r}")
         self._torn = rest
         return len(data)
 
@@ -130,10 +130,8 @@ def without_bom(chunks: Iterable[bytes]) -> Iterator[bytes]:
     for data in chunks:
         head += data
         if not codecs.BOM_UTF8.startswith(head):
-            yield head.removeprefix(codecs.BOM_UTF8)
-            yield from chunks
-            return
-    yield head.removeprefix(codecs.BOM_UTF8)
+            break
+    return chain([head.removeprefix(codecs.BOM_UTF8)], chunks)
 
 
 def lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -157,17 +155,19 @@ def events(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """
     data: list[bytes] = []
     size = -1  # every line brings its value and, but for the first, a line end
-    for line in lines(chunks):
-        if line.startswith(b"data:") or line == b"data":
-            value = line[6:] if line.startswith(b"data: ") else line[5:]
-            size += len(value) + 1
-            if size > MAX_LINE:
-                raise ProtocolError(f"an event of more than {MAX_LINE} bytes: this is not the protocol")
-            data.append(value)
-        elif not line and data:
-            yield data[0] if len(data) == 1 else b"\n".join(data)
-            data = []
-            size = -1
+    feed = _Lines().feed  # as in lines(), without a second generator that every line would pass
+    for received in without_bom(chunks):
+        for line in feed(received):
+            if line.startswith(b"data:") or line == b"data":
+                value = line[6:] if line.startswith(b"data: ") else line[5:]
+                size += len(value) + 1
+                if size > MAX_LINE:
+                    raise ProtocolError(f"an event of more than {MAX_LINE} bytes: this is not the protocol")
+                data.append(value)
+            elif not line and data:
+                yield data[0] if len(data) == 1 else b"\n".join(data)
+                data = []
+                size = -1
 
 
 def objects(chunks: Iterable[bytes]) -> Iterator[dict[str, Any] | str]:

@@ -79,7 +79,7 @@ class APITimeoutError(ChatError, TimeoutError):
     """Connecting or reading took longer than ``timeout``, or the whole reply than ``deadline``."""
 
     # OSError, above TimeoutError, has a constructor of its own, which must make the instance.
-    def __new__(cls, message: str, **context: Any) -> APITimeoutError:
+    def __new__(cls, message: str = "", **context: Any) -> APITimeoutError:
         return TimeoutError.__new__(cls, message)
 
 

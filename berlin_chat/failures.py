@@ -81,7 +81,9 @@ def explanation(error: Exception, timeout: Timeout) -> tuple[type[ChatError], st
         return APIConnectionError, f"the server closed the connection before it answered: {root}"
     if any(_is_bad_http(cause) for cause in chain):
         return ProtocolError, f"the body is broken HTTP: {root}"
-    if isinstance(error, (kinds.RequestException, urllib3.exceptions.HTTPError, OSError)):
+    if isinstance(
+        error, (kinds.RequestException, urllib3.exceptions.HTTPError, http.client.IncompleteRead, OSError)
+    ):
         return StreamInterrupted, "the connection was cut in the middle of the reply"
     return None
 

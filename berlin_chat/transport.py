@@ -13,9 +13,10 @@ from typing import Any, Generic, TypeVar, cast
 import requests
 from requests.adapters import HTTPAdapter
 from requests.cookies import RequestsCookieJar
+from urllib3.connectionpool import HTTPConnectionPool
 
 from .cancelling import SIGNAL_INTERVAL, CancelToken
-from .connections import READ_SIZE, Interruptible, current, make_interruptible
+from .connections import READ_SIZE, Interruptible, current, make_interruptible, reader
 from .decoding import parse, start
 from .errors import (
     APIStatusError,
@@ -112,6 +113,7 @@ class Transport:
         """Starts afresh: in a new object, and in a child process, where the connections are the parent's."""
         self._lock = threading.Lock()
         self._live: set[Exchange] = set()
+        self._pools: set[HTTPConnectionPool] = set()
         self._session = self._own_session
 
     @property
@@ -142,10 +144,14 @@ class Transport:
         with self._lock:
             self.closed = True
             live = list(self._live)
+            pools, self._pools = self._pools, set()
         for exchange in live:
             exchange.interrupt(Cancelled)
         if self._own_session is None and self._session is not None:
             self._session.close()
+            # requests only forgets them; they would close when nothing refers to them, such as a traceback.
+            for pool in pools:
+                pool.close()
 
     def send(
         self, method: str, url: str, headers: Mapping[str, str | None], body: bytes | None, timeout: Timeout
@@ -159,11 +165,12 @@ class Transport:
         settings = session.merge_environment_settings(url, dict(self._proxies), True, self._verify, None)
         adapter = session.get_adapter(url)
         if isinstance(adapter, HTTPAdapter):
-            make_interruptible(
-                adapter.get_connection_with_tls_context(
-                    request, settings["verify"], proxies=settings["proxies"], cert=settings["cert"]
-                )
+            pool = adapter.get_connection_with_tls_context(
+                request, settings["verify"], proxies=settings["proxies"], cert=settings["cert"]
             )
+            make_interruptible(pool)
+            if self._own_session is None:
+                self._pools.add(pool)
         # Redirects are not followed: nothing is sent to an address that the caller did not choose.
         return session.send(request, timeout=timeout, allow_redirects=False, **settings)
 
@@ -171,8 +178,12 @@ class Transport:
         """Sends a last request, which ``close()`` does not interrupt, within ``LAST_TIMEOUT``; never fails."""
         with contextlib.suppress(ChatError), Exchange(self, retries=0, timeout=LAST_TIMEOUT) as last:
             take_away(last)
+        self.close_again()
+
+    def close_again(self) -> None:
+        """Closes what was opened behind the back of ``close()``, if that has been called."""
         if self.closed:
-            self.close()  # again, for a connection was opened behind its back
+            self.close()
 
     def redact(self, text: str) -> str:
         """Returns the text without anything that is secret."""
@@ -419,17 +430,17 @@ class Exchange:
     def chunks(self, response: requests.Response) -> Iterator[bytes]:
         """Yields the body's bytes as they arrive, whatever the framing and the content encoding.
 
-        This is what ``iter_content`` is for, done with urllib3's ``read1``: ``iter_content(n)`` waits for n bytes of a
+        This is what ``iter_content`` is for, done with ``read1``: ``iter_content(n)`` waits for n bytes of a
         body without chunked encoding, and ``iter_content(None)`` for its end.
 
         Raises:
             StreamInterrupted: the body ended before its end.
             APITimeoutError, Cancelled, ProtocolError: as their names say.
         """
-        read = response.raw.read1
+        read = reader(response.raw)
         while True:
             try:
-                data = read(READ_SIZE, decode_content=True)
+                data = read(READ_SIZE)
             except Exception as error:
                 if mapped := self._failure(error):
                     raise mapped from error
@@ -438,6 +449,7 @@ class Exchange:
                 break
             yield data
         self.check()  # an interrupted connection looks like the end of a body
+        response.raw.release_conn()  # as urllib3 does, but for reads that went past it
 
     def read(self, response: requests.Response, limit: int = MAX_DOCUMENT) -> bytes:
         """Returns the whole body; raises ProtocolError where it is longer than ``limit`` bytes."""
@@ -583,6 +595,7 @@ class Lease(Generic[T]):
             abandoned = self._abandoned
         if abandoned and value is not None:
             self._exchange.transport.clean_up(lambda last: self._give_back(last, value))
+        self._exchange.transport.close_again()
         self._exchange.wake()
 
     def give_back(self) -> None:

@@ -102,12 +102,12 @@ def _delta(exchange: Exchange, data: bytes, details: Details) -> str | None:
         choices = chunk["choices"]
         if choices:
             choice = choices[0]
-            if choice.get("finish_reason") is not None:
-                details.finish_reason = choice["finish_reason"]
+            text = choice["delta"].get("content")
+            if not text or choice.get("finish_reason") is not None:
+                details.finish_reason = choice.get("finish_reason") or details.finish_reason
                 details.usage = chunk.get("usage") or details.usage
             if details.model is None:
                 details.model = chunk.get("model")
-            text = choice["delta"].get("content")
             if text.__class__ is str or text is None:
                 return text
         elif choices is not None and "error" not in chunk:

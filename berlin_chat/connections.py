@@ -91,14 +91,21 @@ class Interruptible:
         self.owner: Owner | None = None
         self.wire: socket.socket | None = None  # kept, for http.client lets go of a socket that will close
 
+    def request(self, *args: Any, **kwargs: Any) -> Any:
+        self._change_owner()  # before anything is sent: the last owner's interrupt must not hit this request
+        return super().request(*args, **kwargs)  # type: ignore[misc]
+
     def getresponse(self, *args: Any, **kwargs: Any) -> Any:
+        self._change_owner()  # again, for now there is a socket
+        return super().getresponse(*args, **kwargs)  # type: ignore[misc]
+
+    def _change_owner(self) -> None:
         owner = getattr(current, "owner", None)
         with self.guard:
             self.owner = owner
             self.wire = self.sock  # type: ignore[attr-defined]
         if owner is not None:
             owner.attach(self)
-        return super().getresponse(*args, **kwargs)  # type: ignore[misc]
 
     def interrupt(self, owner: Owner) -> None:
         """Ends a read that blocks in another thread, if the connection is still the owner's."""

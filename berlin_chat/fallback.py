@@ -10,11 +10,11 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any, ClassVar
 
+from .cancelling import SIGNAL_INTERVAL, CancelToken
 from .errors import AllProvidersFailed, APITimeoutError, Cancelled, ChatError, InvalidRequest
 from .messages import Messages, as_list
 from .provider import Provider, checked_deadline
 from .reply import Reply
-from .transport import SIGNAL_INTERVAL, CancelToken
 
 Pieces = Generator[str, None, Reply]
 _Question = tuple["list[dict[str, Any]]", "str | None", "float | None", "dict[str, Any]"]

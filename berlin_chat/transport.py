@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from time import monotonic
@@ -225,6 +226,7 @@ class Exchange:
         self._alarm: threading.Timer | None = None
         self._lock = threading.Lock()
         self._wake = threading.Event()
+        self._ended = False
         self._reason: type[ChatError] | None = None
         self._connection: Interruptible | None = None
         self._response: requests.Response | None = None
@@ -250,6 +252,8 @@ class Exchange:
         self._leave()
         if self._cancel is not None:
             self._cancel.unwatch(self)
+        with self._lock:
+            self._ended = True
         if self._alarm is not None:
             self._alarm.cancel()
             if self._alarm is not threading.current_thread():
@@ -297,6 +301,10 @@ class Exchange:
         if self._response is not None:
             self._response.close()
             self._response = None
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Gives up the connection, which somebody else may use from now on."""
         with self._lock:
             connection, self._connection = self._connection, None
         if connection is not None:
@@ -372,6 +380,8 @@ class Exchange:
         """
         if os.getpid() != self._process:
             return  # a copy that a fork made: what there is on the server belongs to the parent process
+        if sys.is_finalizing():
+            return  # a generator that nobody ended in time: no thread starts any more, no module can be imported
         self._leave()
         if not self.interrupted:
             self.transport.clean_up(take_away)
@@ -386,9 +396,12 @@ class Exchange:
 
     def limit(self, seconds: float) -> None:
         """Gives the exchange so many seconds from now; for any thread, once."""
-        self._alarm = threading.Timer(seconds, self.interrupt, [APITimeoutError])
-        self._alarm.daemon = True
-        self._alarm.start()
+        alarm = threading.Timer(seconds, self.interrupt, [APITimeoutError])
+        alarm.daemon = True
+        with self._lock:
+            if not self._ended:
+                alarm.start()
+                self._alarm = alarm
 
     def _open_once(
         self,
@@ -449,6 +462,7 @@ class Exchange:
                 break
             yield data
         self.check()  # an interrupted connection looks like the end of a body
+        self._let_go()
         response.raw.release_conn()  # as urllib3 does, but for reads that went past it
 
     def read(self, response: requests.Response, limit: int = MAX_DOCUMENT) -> bytes:

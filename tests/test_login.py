@@ -170,6 +170,7 @@ def test_a_cancelled_login_leaves_the_next_thread_to_log_in(provider_for: Make, 
     wire.on("POST", "/api/login", only_the_second)
     with ThreadPoolExecutor(2) as pool:
         leader = pool.submit(provider.ask, "Hi", cancel=token)
+        wait_for(lambda: wire.asked("POST", "/api/login"))
         attempt = wait_for(lambda: provider._login._attempt)  # type: ignore[attr-defined]
         follower = pool.submit(provider.ask, "Hi")
         wait_for(lambda: attempt.waiting)  # type: ignore[attr-defined]

@@ -62,14 +62,28 @@ def _no_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
 
 
-def _new_session(pool_size: int) -> requests.Session:
+class _Adapter(HTTPAdapter):
+    """Notes the pools that it makes: requests only forgets them at its end, so their owner closes them."""
+
+    def __init__(self, pool_size: int, pools: set[HTTPConnectionPool]) -> None:
+        super().__init__(pool_connections=4, pool_maxsize=pool_size)
+        self._pools = pools
+
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> HTTPConnectionPool:
+        pool = super().get_connection_with_tls_context(*args, **kwargs)
+        make_interruptible(pool)
+        self._pools.add(pool)
+        return pool
+
+
+def _new_session(pool_size: int, pools: set[HTTPConnectionPool]) -> requests.Session:
     session = requests.Session()
     session.headers["User-Agent"] = USER_AGENT
     # Encodings whose decoders give each flushed piece at once.
     session.headers["Accept-Encoding"] = "gzip, deflate"
     session.auth = _no_netrc
     session.cookies = _CookieJar()
-    adapter = HTTPAdapter(pool_connections=4, pool_maxsize=pool_size)
+    adapter = _Adapter(pool_size, pools)
     session.mount("http://", adapter)
     session.mount("https://", adapter)
     return session
@@ -122,7 +136,7 @@ class Transport:
         """The session of requests; made at the first use."""
         with self._lock:
             if self._session is None:
-                self._session = _new_session(self._pool_size)
+                self._session = _new_session(self._pool_size, self._pools)
             return self._session
 
     def exchange(self, deadline: float | None = None, cancel: CancelToken | None = None) -> Exchange:
@@ -139,19 +153,20 @@ class Transport:
         """Takes an exchange that was closed from the set of those under way."""
         with self._lock:
             self._live.discard(exchange)
+        self.close_again()
 
     def close(self) -> None:
         """Interrupts what is under way, and closes the connections. A second call does nothing."""
         with self._lock:
             self.closed = True
             live = list(self._live)
-            pools, self._pools = self._pools, set()
+            pools = list(self._pools)
+            self._pools.clear()
         for exchange in live:
             exchange.interrupt(Cancelled)
         if self._own_session is None and self._session is not None:
             self._session.close()
-            # requests only forgets them; they would close when nothing refers to them, such as a traceback.
-            for pool in pools:
+            for pool in pools:  # otherwise they close when nothing refers to them, such as a traceback
                 pool.close()
 
     def send(
@@ -165,13 +180,11 @@ class Transport:
         )
         settings = session.merge_environment_settings(url, dict(self._proxies), True, self._verify, None)
         adapter = session.get_adapter(url)
-        if isinstance(adapter, HTTPAdapter):
+        if isinstance(adapter, HTTPAdapter) and not isinstance(adapter, _Adapter):  # it is the caller's
             pool = adapter.get_connection_with_tls_context(
                 request, settings["verify"], proxies=settings["proxies"], cert=settings["cert"]
             )
             make_interruptible(pool)
-            if self._own_session is None:
-                self._pools.add(pool)
         # Redirects are not followed: nothing is sent to an address that the caller did not choose.
         return session.send(request, timeout=timeout, allow_redirects=False, **settings)
 
@@ -179,7 +192,6 @@ class Transport:
         """Sends a last request, which ``close()`` does not interrupt, within ``LAST_TIMEOUT``; never fails."""
         with contextlib.suppress(ChatError), Exchange(self, retries=0, timeout=LAST_TIMEOUT) as last:
             take_away(last)
-        self.close_again()
 
     def close_again(self) -> None:
         """Closes what was opened behind the back of ``close()``, if that has been called."""
@@ -609,7 +621,6 @@ class Lease(Generic[T]):
             abandoned = self._abandoned
         if abandoned and value is not None:
             self._exchange.transport.clean_up(lambda last: self._give_back(last, value))
-        self._exchange.transport.close_again()
         self._exchange.wake()
 
     def give_back(self) -> None:

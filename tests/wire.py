@@ -97,7 +97,10 @@ class Connection:
         headers = [(name, value.strip()) for name, _, value in (line.partition(":") for line in lines)]
         length = int(next((value for name, value in headers if name.lower() == "content-length"), "0"))
         while len(body) < length:
-            body += self.sock.recv(65536)
+            data = self.sock.recv(65536)
+            if not data:
+                return None
+            body += data
         return Recorded(method, path, headers, body, self.number)
 
 

@@ -1,0 +1,570 @@
+"""``ask_many`` with an executor of the caller's: threads, processes, and a real Dask cluster of them."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import json
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import (
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+)
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from berlin_chat import (
+    AllProvidersFailed,
+    APIStatusError,
+    APITimeoutError,
+    Cancelled,
+    CancelToken,
+    Fallback,
+    InvalidRequest,
+    Provider,
+    Race,
+    Ylokh,
+    ask_many,
+)
+from berlin_chat.server import LocalServer
+from test_pool import prompt_of, prompts, repeating
+from wire import BERLIN, H2O, PATIENCE, YLOKH, Connection, Recorded, Script, Wire
+
+Make = Callable[..., Provider]
+#: How long processes may take to start on a busy machine, in seconds.
+STARTING = 60.0
+
+
+def silent(request: Recorded, connection: Connection) -> None:
+    connection.wait_until_client_closes()
+
+
+def asked(wire: Wire) -> Counter[str]:
+    """How often each prompt has reached the server."""
+    return Counter(
+        prompt_of(request) for request in wire.requests if request.path not in ("/api/login", "/settings")
+    )
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def indices(path: Path) -> list[int]:
+    return sorted(line["index"] for line in lines(path))
+
+
+def some_fail(request: Recorded, connection: Connection) -> None:
+    """Fails every fifth question."""
+    if int(prompt_of(request)[1:]) % 5 == 3:
+        connection.respond(500, {"error": "bang"})
+    else:
+        repeating(YLOKH)(request, connection)
+
+
+def first_only(request: Recorded, connection: Connection) -> None:
+    """Answers the first question, and is silent to all others."""
+    (repeating(YLOKH) if prompt_of(request) == "q0" else silent)(request, connection)
+
+
+# Threads of the caller's
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4, thread_name_prefix="mine") as executor:
+        yield executor
+
+
+class Noting(Ylokh):
+    """Notes which threads ask it."""
+
+    seen: set[str]
+
+    def stream(self, *args: Any, **options: Any) -> Any:
+        self.seen.add(threading.current_thread().name.partition("_")[0])
+        return super().stream(*args, **options)
+
+
+def test_the_callers_threads_ask_and_stay(threads: ThreadPoolExecutor, wire: Wire) -> None:
+    wire.routes[:] = [(*YLOKH.route, repeating(YLOKH))]
+    with Noting(base_url=wire.url) as provider:
+        provider.seen = set()
+        for _ in range(2):
+            answers = list(ask_many(provider, prompts(50), executor=threads))
+            assert [answer.reply for answer in answers] == prompts(50)
+        assert provider.seen == {"mine"}
+    assert len(wire.connections) <= 4
+    assert threads.submit(int, "7").result(PATIENCE) == 7
+
+
+def test_leaving_early_cancels_and_waits_for_the_callers_threads(
+    threads: ThreadPoolExecutor, provider_for: Make, wire: Wire
+) -> None:
+    noticed = threading.Semaphore(0)
+
+    def noticing(request: Recorded, connection: Connection) -> None:
+        first_only(request, connection)
+        noticed.release()
+
+    running = set[Future[Any]]()
+    submit = threads.submit
+    threads.submit = lambda *args: running.add(future := submit(*args)) or future  # type: ignore
+    for answer in ask_many(
+        provider_for(YLOKH, noticing), map("q{}".format, itertools.count()), executor=threads
+    ):
+        assert answer.reply == "q0"
+        break
+    assert running
+    assert all(future.done() for future in running)
+    for _ in wire.requests:
+        assert noticed.acquire(timeout=PATIENCE), "a connection is still open"
+
+
+def test_an_executor_that_is_shut_down_in_the_loop_ends_it_with_an_error(
+    threads: ThreadPoolExecutor, provider_for: Make
+) -> None:
+    loop = ask_many(provider_for(YLOKH, first_only), prompts(100), executor=threads)
+    assert next(loop).reply == "q0"
+    threads.shutdown(wait=False, cancel_futures=True)
+    with pytest.raises((CancelledError, RuntimeError)):
+        next(loop)
+
+
+# What crosses, as seen by an executor that pickles everything and then works at once, in this process
+
+
+class Across(Executor):
+    """Pickles what goes there and what comes back."""
+
+    def __init__(self) -> None:
+        self.chunks: list[list[int]] = []
+        self.moments: list[float] = []
+
+    def submit(self, work: Any, chunk: Any) -> Future[Any]:  # type: ignore[override]
+        self.chunks.append([index for index, _ in chunk])
+        self.moments.append(time.monotonic())
+        future = Future[Any]()
+        work, chunk = pickle.loads(pickle.dumps((work, chunk)))
+        future.set_result(pickle.loads(pickle.dumps(work(chunk))))
+        return future
+
+
+class Idle(Executor):
+    """Never gets to it."""
+
+    def submit(self, work: Any, chunk: Any) -> Future[Any]:  # type: ignore[override]
+        return Future()
+
+
+@pytest.fixture
+def provider(provider_for: Make) -> Provider:
+    return provider_for(YLOKH, repeating(YLOKH))
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize(("chunk_size", "size"), [(None, 8 * 2), (1, 1), (7, 7), (1000, 100)])
+def test_the_prompts_cross_in_chunks(
+    chunk_size: int | None, size: int, ordered: bool, provider: Provider, wire: Wire
+) -> None:
+    executor = Across()
+    answers = list(
+        ask_many(
+            provider, prompts(100), executor=executor, max_workers=2, chunk_size=chunk_size, ordered=ordered
+        )
+    )
+    assert sorted((answer.index, answer.prompt, answer.reply) for answer in answers) == sorted(
+        (n, f"q{n}", f"q{n}") for n in range(100)
+    )
+    if ordered:
+        assert [answer.index for answer in answers] == list(range(100))
+    assert executor.chunks == [list(range(n, min(n + size, 100))) for n in range(0, 100, size)]
+    assert set(asked(wire).values()) == {1}
+
+
+def test_a_chunk_has_as_many_questions_in_flight_as_there_are_workers(provider_for: Make, wire: Wire) -> None:
+    together = threading.Barrier(4)
+
+    def four_at_a_time(request: Recorded, connection: Connection) -> None:
+        together.wait(PATIENCE)
+        repeating(YLOKH)(request, connection)
+
+    provider = provider_for(YLOKH, four_at_a_time)
+    answers = list(ask_many(provider, prompts(20), executor=Across(), max_workers=4, chunk_size=20))
+    assert [answer.reply for answer in answers] == prompts(20)
+    assert len(wire.connections) == 4
+
+
+def test_all_chunks_of_a_process_share_one_provider_and_one_login(provider_for: Make, wire: Wire) -> None:
+    provider = provider_for(BERLIN, repeating(BERLIN))
+    for _ in range(2):
+        list(ask_many(provider, prompts(20), executor=Across(), chunk_size=5))
+    assert len(wire.asked("POST", "/api/login")) == 1
+
+
+def test_endless_prompts_are_read_a_bounded_number_ahead(provider: Provider) -> None:
+    taken: list[str] = []
+    token = CancelToken()
+
+    def endless() -> Iterator[str]:
+        for number in itertools.count():
+            taken.append(f"q{number}")
+            yield taken[-1]
+
+    threading.Timer(0.3, token.cancel).start()
+    with pytest.raises(Cancelled):
+        list(ask_many(provider, endless(), executor=Idle(), chunk_size=2, cancel=token))
+    assert len(taken) == 256 * 2
+
+
+def test_an_answer_does_not_wait_until_so_many_prompts_are_read(provider: Provider) -> None:
+    taken = iter(itertools.count())
+    for answer in ask_many(provider, map("q{}".format, taken), executor=Across(), chunk_size=5):
+        assert next(taken) <= 10
+        assert answer.reply == f"q{answer.index}"
+        if answer.index == 3:
+            break
+
+
+@pytest.mark.parametrize("chunk_size", [1, 2])
+def test_a_rate_spaces_the_chunks_and_withholds_no_answer(chunk_size: int, provider: Provider) -> None:
+    executor = Across()
+    arrivals = []
+    count = 4 * chunk_size
+    for _ in ask_many(provider, prompts(count), executor=executor, chunk_size=chunk_size, rate="20/s"):
+        arrivals.append(time.monotonic())
+    spaces = [later - earlier for earlier, later in itertools.pairwise(executor.moments)]
+    assert len(spaces) == 3
+    assert all(space > 0.05 * chunk_size - 0.005 for space in spaces)
+    assert arrivals[0] < executor.moments[1]
+    assert arrivals[-1] - executor.moments[0] < 0.05 * count + 0.5
+
+
+def test_the_end_of_a_batch_does_not_wait_for_the_moment_of_a_next_chunk(provider: Provider) -> None:
+    started = time.monotonic()
+    assert len(list(ask_many(provider, prompts(20), executor=Across(), chunk_size=20, rate="20/min"))) == 20
+    assert time.monotonic() - started < 5
+
+
+def test_a_cancel_ends_the_wait_for_the_moment_of_the_next_chunk(provider: Provider) -> None:
+    token = CancelToken()
+    started = time.monotonic()
+    with pytest.raises(Cancelled):
+        for answer in ask_many(
+            provider, prompts(4), executor=Across(), chunk_size=2, rate="1/min", cancel=token
+        ):
+            if answer.index == 1:
+                threading.Timer(0.05, token.cancel).start()
+    assert time.monotonic() - started < 5
+
+
+def test_a_provider_that_cannot_cross_is_refused_at_the_call() -> None:
+    with requests.Session() as session:
+        mine = Ylokh(base_url="http://127.0.0.1:1", session=session)
+        for provider in (mine, Fallback([mine]), Race([mine])):
+            with pytest.raises(TypeError, match="session of the caller's"):
+                ask_many(provider, ["Hi"], executor=Across())
+
+
+@pytest.mark.parametrize("chunk_size", [0, -1, 1.5])
+def test_a_wrong_chunk_size_is_named_at_the_call(chunk_size: Any, provider: Provider) -> None:
+    with pytest.raises(InvalidRequest, match="chunk_size"):
+        ask_many(provider, ["Hi"], executor=Across(), chunk_size=chunk_size)
+
+
+def test_no_prompts_are_no_answers(provider: Provider) -> None:
+    assert list(ask_many(provider, [], executor=Across())) == []
+
+
+# Checkpoints
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "answers.jsonl"
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3, 100])
+def test_with_the_same_file_only_what_is_missing_crosses(
+    chunk_size: int, provider: Provider, path: Path, wire: Wire
+) -> None:
+    list(ask_many(provider, prompts(10), executor=Across(), chunk_size=chunk_size, checkpoint=path))
+    assert indices(path) == list(range(10))
+    kept = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(line for line in kept if json.loads(line)["index"] not in (3, 7)))
+    wire.requests.clear()
+    executor = Across()
+    for _ in range(2):
+        answers = list(
+            ask_many(provider, prompts(12), executor=executor, chunk_size=chunk_size, checkpoint=path)
+        )
+        assert [answer.reply for answer in answers] == prompts(12)
+        assert indices(path) == list(range(12)), "an answer stands there twice, or not at all"
+    assert asked(wire) == Counter(["q3", "q7", "q10", "q11"])
+    assert sorted(itertools.chain(*executor.chunks)) == [3, 7, 10, 11]
+
+
+@pytest.mark.parametrize("way", ["break", "cancel", "exception in the loop"])
+def test_what_has_come_back_is_kept_however_the_loop_is_left(
+    way: str, provider: Provider, path: Path
+) -> None:
+    executor, token = Across(), CancelToken()
+    loop = ask_many(
+        provider, prompts(100), executor=executor, chunk_size=5, checkpoint=path, cancel=token, ordered=False
+    )
+    next(loop)
+    if way == "break":
+        loop.close()
+    elif way == "cancel":
+        for _ in range(4):
+            next(loop)  # the last of its chunk: the next one is on its way
+        token.cancel()
+        with pytest.raises(Cancelled):
+            next(loop)
+    else:
+        with pytest.raises(ZeroDivisionError):
+            loop.throw(ZeroDivisionError())
+    assert indices(path) == sorted(itertools.chain(*executor.chunks))
+
+
+def test_with_on_error_raise_the_others_of_the_chunk_are_kept(provider_for: Make, path: Path) -> None:
+    provider = provider_for(YLOKH, some_fail)
+    with pytest.raises(APIStatusError, match="bang"):
+        list(
+            ask_many(
+                provider,
+                prompts(100),
+                executor=Across(),
+                chunk_size=10,
+                checkpoint=path,
+                on_error="raise",
+            )
+        )
+    assert indices(path) == [0, 1, 2, 4, 5, 6, 7, 9]
+
+
+# Real processes
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[ProcessPoolExecutor]:
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as executor:
+        yield executor
+
+
+def both_logged_in(wire: Wire, script: Script) -> Script:
+    """Answers no question before two processes have logged in."""
+
+    def waiting(request: Recorded, connection: Connection) -> None:
+        until = time.monotonic() + STARTING
+        while len(wire.asked("POST", "/api/login")) < 2 and time.monotonic() < until:
+            connection.gone.wait(0.01)
+        script(request, connection)
+
+    return waiting
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_processes_answer_every_prompt_once_and_log_in_once_each(
+    ordered: bool, processes: ProcessPoolExecutor, provider_for: Make, wire: Wire
+) -> None:
+    provider = provider_for(BERLIN, both_logged_in(wire, repeating(BERLIN)))
+    answers = list(
+        ask_many(provider, prompts(200), executor=processes, chunk_size=10, max_workers=4, ordered=ordered)
+    )
+    if not ordered:
+        answers.sort(key=lambda answer: answer.index)
+    assert [(answer.index, answer.reply, answer.error) for answer in answers] == [
+        (n, f"q{n}", None) for n in range(200)
+    ]
+    assert all(answer.reply.provider == "berlin" for answer in answers if answer.reply is not None)
+    assert set(asked(wire).values()) == {1}
+    assert len(wire.asked("POST", "/api/login")) == 2
+    assert {request.header("token") for request in wire.asked(*BERLIN.route)} == {"token-1", "token-2"}
+    names = processes.submit(eval, "[t.name for t in __import__('threading').enumerate()]").result(PATIENCE)
+    assert not [name for name in names if name.startswith("berlin_chat")], "a thread is left in the process"
+
+
+def test_errors_cross_as_answers(processes: ProcessPoolExecutor, provider_for: Make) -> None:
+    def troublesome(request: Recorded, connection: Connection) -> None:
+        if prompt_of(request) == "q1":
+            silent(request, connection)
+        else:
+            some_fail(request, connection)
+
+    questions: list[Any] = [*prompts(5), "", 7]
+    provider = provider_for(YLOKH, troublesome)
+    answers = list(ask_many(provider, questions, executor=processes, chunk_size=4, deadline=1.0))
+    assert [answer.reply for answer in answers] == ["q0", None, "q2", None, "q4", None, None]
+    assert [answer.prompt for answer in answers] == questions
+    kinds = {1: APITimeoutError, 3: APIStatusError, 5: InvalidRequest, 6: InvalidRequest}
+    assert {answer.index: type(answer.error) for answer in answers if answer.error is not None} == kinds
+    bang = answers[3].error
+    assert bang is not None
+    assert (bang.status, bang.attempts, bang.provider, answers[3].attempts) == (500, 1, "ylokh", 1)
+    assert "bang" in str(bang)
+
+
+def test_a_fallback_and_a_race_cross_processes(
+    processes: ProcessPoolExecutor, provider_for: Make, wire: Wire
+) -> None:
+    good = provider_for(H2O, repeating(H2O))
+    refused = Ylokh(base_url="http://127.0.0.1:1", retries=0)
+    for provider in (Fallback([refused, good]), Race([refused, good]), Fallback([Race([refused]), good])):
+        answers = list(ask_many(provider, prompts(20), executor=processes, chunk_size=5, max_workers=2))
+        assert [answer.reply for answer in answers] == prompts(20)
+    (answer,) = ask_many(Fallback([refused, refused]), ["Hi"], executor=processes)
+    assert isinstance(answer.error, AllProvidersFailed)
+    assert len(answer.error.errors) == answer.attempts == 2
+    made = {f"/conversation/c{n + 1}" for n in range(len(wire.asked("POST", "/conversation")))}
+    assert made == {request.path for request in wire.asked("DELETE", "/conversation/.*")}
+
+
+def test_leaving_early_does_not_wait_for_the_processes_and_leaves_them_usable(
+    processes: ProcessPoolExecutor, provider_for: Make, wire: Wire
+) -> None:
+    def first_chunk_only(request: Recorded, connection: Connection) -> None:
+        (repeating(YLOKH) if int(prompt_of(request)[1:]) < 2 else silent)(request, connection)
+
+    endless = map("q{}".format, itertools.count())
+    provider = provider_for(YLOKH, first_chunk_only)
+    for answer in ask_many(provider, endless, executor=processes, chunk_size=2, deadline=1.0):
+        assert answer.reply == "q0"
+        started = time.monotonic()
+        break
+    gc.collect()
+    assert time.monotonic() - started < 0.9, "the loop waited for the questions of other processes"
+    assert processes.submit(int, "7").result(PATIENCE) == 7
+    assert len(wire.requests) < 20, "what had not begun was asked nevertheless"
+
+
+def test_a_worker_that_is_killed_ends_the_loop_and_costs_nothing_that_was_finished(
+    provider_for: Make, wire: Wire, path: Path
+) -> None:
+    victims: list[int] = []
+
+    def deadly(request: Recorded, connection: Connection) -> None:
+        if victims and prompt_of(request) == "q20":
+            os.kill(victims.pop(), signal.SIGKILL)
+        repeating(YLOKH)(request, connection)
+
+    provider = provider_for(YLOKH, deadly)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as executor:
+        victims.append(executor.submit(os.getpid).result(STARTING))
+        with pytest.raises(BrokenExecutor):
+            for answer in ask_many(provider, prompts(40), executor=executor, chunk_size=5, checkpoint=path):
+                assert answer.error is None
+    assert indices(path) == list(range(20))
+    with ProcessPoolExecutor(1, mp_context=spawn) as executor:
+        answers = list(ask_many(provider, prompts(40), executor=executor, chunk_size=5, checkpoint=path))
+    assert [answer.reply for answer in answers] == prompts(40)
+    assert indices(path) == list(range(40))
+    assert all(count == 1 for prompt, count in asked(wire).items() if int(prompt[1:]) < 20)
+
+
+# A real Dask cluster
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Any]:
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(
+            processes=True,
+            n_workers=2,
+            threads_per_worker=1,
+            dashboard_address=None,
+            host="127.0.0.1",
+            silence_logs="CRITICAL",
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
+
+
+def test_a_dask_cluster_answers_every_prompt_once_and_logs_in_once_a_worker(
+    client: Any, provider_for: Make, wire: Wire
+) -> None:
+    provider = provider_for(BERLIN, both_logged_in(wire, repeating(BERLIN)))
+    executor = client.get_executor()
+    answers = list(ask_many(provider, prompts(200), executor=executor, chunk_size=10, max_workers=4))
+    assert [(answer.index, answer.reply, answer.error) for answer in answers] == [
+        (n, f"q{n}", None) for n in range(200)
+    ]
+    assert set(asked(wire).values()) == {1}
+    assert len(wire.asked("POST", "/api/login")) == 2
+
+
+def test_a_killed_dask_worker_costs_no_answer_and_doubles_none(
+    client: Any, provider_for: Make, wire: Wire, path: Path
+) -> None:
+    client.wait_for_workers(2, timeout=STARTING)
+    victims = list(client.run(os.getpid).values())[:1]
+
+    def deadly(request: Recorded, connection: Connection) -> None:
+        if victims and prompt_of(request) == "q50":
+            os.kill(victims.pop(), signal.SIGKILL)
+        connection.gone.wait(0.01)
+        repeating(BERLIN)(request, connection)
+
+    provider = provider_for(BERLIN, deadly)
+    executor = client.get_executor()
+    answers = list(
+        ask_many(provider, prompts(200), executor=executor, chunk_size=5, max_workers=2, checkpoint=path)
+    )
+    assert not victims
+    assert [(answer.index, answer.reply, answer.error) for answer in answers] == [
+        (n, f"q{n}", None) for n in range(200)
+    ]
+    assert indices(path) == list(range(200))
+    assert set(asked(wire)) == set(prompts(200))
+    client.wait_for_workers(2, timeout=STARTING)
+    wire.requests.clear()
+    assert len(list(ask_many(provider, prompts(200), executor=executor, checkpoint=path))) == 200
+    assert not wire.requests
+
+
+def test_leaving_early_leaves_a_dask_cluster_usable_and_no_conversation(client: Any) -> None:
+    client.wait_for_workers(2, timeout=STARTING)
+    with LocalServer(delay=0.01) as server, server.provider("h2o") as provider:
+        executor = client.get_executor()
+        started = time.monotonic()
+        for answer in ask_many(
+            provider, map("q{}".format, itertools.count()), executor=executor, chunk_size=4
+        ):
+            assert answer.error is None
+            if answer.index == 5:
+                left = time.monotonic()
+                break
+        gc.collect()
+        assert time.monotonic() - left < 3
+        answers = list(ask_many(provider, prompts(8), executor=executor, chunk_size=4))
+        assert [answer.reply[-2:] for answer in answers if answer.reply is not None] == prompts(8)
+        assert time.monotonic() - started < STARTING
+        until = time.monotonic() + PATIENCE
+        while server.conversations and time.monotonic() < until:
+            threading.Event().wait(0.02)
+        assert server.conversations == []
+
+
+def test_errors_and_races_cross_a_dask_cluster(client: Any, provider_for: Make) -> None:
+    refused = Ylokh(base_url="http://127.0.0.1:1", retries=0)
+    provider = Race([refused, Fallback([refused, provider_for(YLOKH, some_fail)])])
+    answers = list(ask_many(provider, prompts(20), executor=client.get_executor(), chunk_size=5))
+    assert [answer.reply for answer in answers] == [None if n % 5 == 3 else f"q{n}" for n in range(20)]
+    assert all(isinstance(answers[n].error, AllProvidersFailed) for n in range(3, 20, 5))

@@ -46,7 +46,8 @@ def reason_in(body: bytes) -> str:
         if isinstance(said, dict):
             said = said.get("message")
         if said:
-            return said if isinstance(said, str) else start(str(said).encode())
+            kind = f" ({value['error_type']})" if value.get("error_type") else ""
+            return (said if isinstance(said, str) else start(str(said).encode())) + kind
     return start(body.strip())
 
 

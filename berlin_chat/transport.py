@@ -541,6 +541,26 @@ class Exchange:
             **context,
         )
 
+    def refuse_page(self, response: requests.Response) -> None:
+        """Raises ProtocolError where a web page came back instead of a reply."""
+        if "text/html" in response.headers.get("Content-Type", "").lower():
+            raise self.error(
+                ProtocolError,
+                "a web page came back, not a reply. Check base_url",
+                status=response.status_code,
+                body=self.read(response),
+            )
+
+    def event_error(self, data: bytes, expected: str) -> ChatError:
+        """Returns the error for an event without what was expected: the server's own, where it holds one."""
+        try:
+            event = parse(data)
+        except ValueError:
+            return self.error(ProtocolError, "an event that is broken JSON", status=200, body=data)
+        if isinstance(event, dict) and event.get("error"):
+            return self.error(APIStatusError, f"the server says: {reason_in(data)}", status=200, body=data)
+        return self.error(ProtocolError, f"an event without {expected}", status=200, body=data)
+
     def _failure(self, error: Exception) -> ChatError | None:
         """The error to raise for one of requests, urllib3 or the socket; None for a fault of ours."""
         try:

@@ -193,7 +193,7 @@ def test_blank_lines_and_other_keys_of_berlin_are_skipped(provider_for: Make) ->
 
 @pytest.mark.parametrize(
     ("kind", "body"),
-    [("text/plain", "ы"), ("text/plain; charset=utf-8", "ы"), ("text/html5; charset=windows-1251", "ы")],
+    [("text/plain", "ы"), ("text/plain; charset=utf-8", "ы"), ("text/markdown; charset=windows-1251", "ы")],
 )
 def test_acytoo_takes_the_charset_of_the_response_and_utf8_otherwise(
     kind: str, body: str, provider_for: Make

@@ -62,8 +62,12 @@ class Acytoo(Provider):
         headers = {"Accept": "*/*", "Content-Type": "application/json", **self._headers}
         response = exchange.open("POST", f"{self.base_url}/api/completions", headers=headers, body=body)
         kind, charset = _content_type(response)
-        if kind in ("application/json", "text/html"):
-            _refuse(exchange, response, kind)
+        exchange.refuse_page(response)
+        if kind == "application/json":  # a 200 that is no reply
+            found = exchange.read(response)
+            raise exchange.error(
+                APIStatusError, f"the server says: {reason_in(found)}", status=200, body=found
+            )
         try:
             yield from text(exchange.chunks(response), charset)
         except LookupError:
@@ -74,18 +78,3 @@ def _content_type(response: requests.Response) -> tuple[str, str]:
     header = Message()
     header["Content-Type"] = response.headers.get("Content-Type") or "text/plain"
     return header.get_content_type(), header.get_content_charset("utf-8")
-
-
-def _refuse(exchange: Exchange, response: requests.Response, kind: str) -> None:
-    """A 200 that is no reply: an error in JSON, or somebody's web page."""
-    found = exchange.read(response)
-    if kind == "application/json":
-        raise exchange.error(
-            APIStatusError, f"the server says: {reason_in(found)}", status=response.status_code, body=found
-        )
-    raise exchange.error(
-        ProtocolError,
-        "a web page came back, not a reply. Check base_url",
-        status=response.status_code,
-        body=found,
-    )

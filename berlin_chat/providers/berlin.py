@@ -96,6 +96,7 @@ class Berlin(Provider):
             headers={**self._protocol_headers(), "token": token, **self._headers},
             body=body,
         )
+        exchange.refuse_page(response)
         pieces = self._contents(exchange, objects(exchange.chunks(response)))
         return next(pieces, ""), pieces
 
@@ -162,10 +163,6 @@ def _refusal(exchange: Exchange, value: dict[str, Any] | str, first: bool) -> Ch
     body = (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).encode(
         "utf-8", "replace"
     )
-    if isinstance(value, str) and value[:1] == "<":
-        return exchange.error(
-            ProtocolError, "a web page came back, not a reply. Check base_url", status=200, body=body
-        )
     code = value.get("code") if isinstance(value, dict) else None
     if first and code in (401, 403):
         return exchange.error(

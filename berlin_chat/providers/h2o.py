@@ -9,8 +9,7 @@ from urllib.parse import quote, urlencode
 from uuid import uuid4
 
 from ..decoding import events, parse
-from ..errors import APIStatusError, ChatError, ProtocolError, StreamInterrupted
-from ..failures import reason_in
+from ..errors import ChatError, ProtocolError, StreamInterrupted
 from ..login import Login
 from ..messages import flatten
 from ..provider import Provider
@@ -73,11 +72,7 @@ class H2o(Provider):
                 self._accept_settings(exchange, model, stale=accepted)
                 address = conversation.obtain()
             response = exchange.open("POST", address, headers=self._json_headers(), body=body)
-            if "text/html" in response.headers.get("Content-Type", ""):
-                page = exchange.read(response)
-                raise exchange.error(
-                    ProtocolError, "a web page came back, not a reply. Check base_url", status=200, body=page
-                )
+            exchange.refuse_page(response)
             for data in events(exchange.chunks(response)):
                 text, ended = _token(exchange, data)
                 if text:
@@ -147,17 +142,4 @@ def _token(exchange: Exchange, data: bytes) -> tuple[str, bool]:
             return text, event["generated_text"] is not None
     except (ValueError, KeyError, TypeError):
         pass
-    raise _bad_event(exchange, data)
-
-
-def _bad_event(exchange: Exchange, data: bytes) -> ChatError:
-    try:
-        event = parse(data)
-    except ValueError:
-        return exchange.error(ProtocolError, "an event that is broken JSON", status=200, body=data)
-    if isinstance(event, dict) and event.get("error"):
-        kind = f" ({event['error_type']})" if event.get("error_type") else ""
-        return exchange.error(
-            APIStatusError, f"the server says: {reason_in(data)}{kind}", status=200, body=data
-        )
-    return exchange.error(ProtocolError, "an event without a token", status=200, body=data)
+    raise exchange.event_error(data, "a token")

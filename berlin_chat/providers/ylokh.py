@@ -6,8 +6,7 @@ from collections.abc import Generator, Iterator
 from typing import Any, ClassVar
 
 from ..decoding import events, parse
-from ..errors import APIStatusError, APITimeoutError, ChatError, ProtocolError, StreamInterrupted
-from ..failures import reason_in
+from ..errors import APIStatusError, APITimeoutError, ProtocolError, StreamInterrupted
 from ..provider import Provider, checked_header
 from ..reply import Details
 from ..transport import Exchange
@@ -76,11 +75,7 @@ class Ylokh(Provider):
         if "json" in kind:  # a plain completion, asked for or not
             yield from _completion(exchange, exchange.json(response), details)
             return
-        if "text/html" in kind:
-            page = exchange.read(response)
-            raise exchange.error(
-                ProtocolError, "a web page came back, not a reply. Check base_url", status=200, body=page
-            )
+        exchange.refuse_page(response)
         try:
             for data in events(exchange.chunks(response)):
                 if data == b"[DONE]":
@@ -115,17 +110,7 @@ def _delta(exchange: Exchange, data: bytes, details: Details) -> str | None:
             return None
     except (ValueError, KeyError, TypeError, AttributeError, IndexError):
         pass
-    raise _bad_chunk(exchange, data)
-
-
-def _bad_chunk(exchange: Exchange, data: bytes) -> ChatError:
-    try:
-        chunk = parse(data)
-    except ValueError:
-        return exchange.error(ProtocolError, "an event that is broken JSON", status=200, body=data)
-    if isinstance(chunk, dict) and chunk.get("error"):
-        return exchange.error(APIStatusError, f"the server says: {reason_in(data)}", status=200, body=data)
-    return exchange.error(ProtocolError, "an event without choices[0].delta.content", status=200, body=data)
+    raise exchange.event_error(data, "choices[0].delta.content")
 
 
 def _completion(exchange: Exchange, completion: dict[str, Any], details: Details) -> Iterator[str]:

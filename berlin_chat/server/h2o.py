@@ -137,4 +137,5 @@ def _events(answer: Answer) -> Iterator[str]:
 
 def _event(number: int, text: str, special: bool = False, generated_text: str | None = None) -> str:
     token = {"id": number, "text": text, "logprob": 0.0, "special": special}
-    return f"data: {json.dumps({'token': token, 'generated_text': generated_text, 'details': None}, ensure_ascii=False)}\n\n"
+    event = {"token": token, "generated_text": generated_text, "details": None}
+    return f"data: {json.dumps(event, ensure_ascii=False)}\n\n"

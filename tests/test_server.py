@@ -788,9 +788,10 @@ def test_the_delay_is_kept_before_each_piece(serve: Serve) -> None:
     assert monotonic() - started >= 0.3
 
 
-def test_a_negative_delay_is_refused() -> None:
+@pytest.mark.parametrize("delay", [-1, float("nan"), float("inf")])
+def test_a_delay_that_cannot_be_waited_for_is_refused(delay: float) -> None:
     with pytest.raises(InvalidRequest, match="delay"):
-        LocalServer(delay=-1)
+        LocalServer(delay=delay)
 
 
 # Streaming

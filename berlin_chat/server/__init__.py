@@ -9,6 +9,7 @@ True
 from __future__ import annotations
 
 import ipaddress
+import threading
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -58,8 +59,8 @@ class LocalServer:
         if not password and not _is_loopback(host):
             raise InvalidRequest(f"{host} can be reached from other machines: give a password")
         checked_header(password, "password")
-        if delay < 0:
-            raise InvalidRequest("delay must not be negative")
+        if not 0 <= delay < threading.TIMEOUT_MAX:
+            raise InvalidRequest("delay must be seconds, and not negative")
         self._house = House(
             upstream=Echo() if upstream is None else upstream, delay=delay, password=password or None
         )

@@ -61,7 +61,8 @@ def ask_many(
     """Asks many questions over a pool of threads; a generator of :class:`Answer`.
 
     The arguments are checked at the call; the first ``next`` starts the threads. Leaving the loop, however that
-    happens, cancels what is in flight, and returns when the threads have ended.
+    happens, cancels what is in flight, and returns when the threads have ended; a chunk that another process has begun
+    is finished there, and its answers are lost.
 
     Args:
         provider: shared by all threads; a ``Fallback`` or ``Race`` too.
@@ -75,8 +76,10 @@ def ask_many(
             whole batch as long as the server asks.
         checkpoint: a file to which each answer is appended. With the same file, only what is missing is asked. Errors
             are not kept: they are asked again.
-        executor: runs the questions instead of threads of its own. One that crosses processes gets chunks of prompts,
-            each of which a pool of ``max_workers`` threads answers there; the provider crosses as configuration.
+        executor: runs the questions instead of threads of its own. If it is a ``ThreadPoolExecutor``, give the number
+            of its threads as ``max_workers``. One that crosses processes gets chunks of prompts, at most 256 ahead,
+            each of which a pool of ``max_workers`` threads answers there; the provider crosses as configuration. The
+            rate is then kept from chunk to chunk, and a 429 slows the process that met it.
         chunk_size: how many prompts such a chunk holds; 8 for each thread unless told otherwise.
         on_error: ``"return"`` an Answer with its error, or ``"raise"`` the first, which ends everything.
         cancel: ends everything, from any thread: the loop gets ``Cancelled``.

@@ -149,18 +149,26 @@ def test_an_executor_that_is_shut_down_in_the_loop_ends_it_with_an_error(
 
 
 class Across(Executor):
-    """Pickles what goes there and what comes back."""
+    """Pickles what goes there and what comes back, which is finished so many chunks together."""
 
-    def __init__(self) -> None:
+    def __init__(self, together: int = 1) -> None:
         self.chunks: list[list[int]] = []
+        self.finished: list[int] = []
         self.moments: list[float] = []
+        self._together = together
+        self._waiting: list[tuple[Future[Any], bytes]] = []
 
     def submit(self, work: Any, chunk: Any) -> Future[Any]:  # type: ignore[override]
         self.chunks.append([index for index, _ in chunk])
         self.moments.append(time.monotonic())
         future = Future[Any]()
-        work, chunk = pickle.loads(pickle.dumps((work, chunk)))
-        future.set_result(pickle.loads(pickle.dumps(work(chunk))))
+        self._waiting.append((future, pickle.dumps((work, chunk))))
+        if len(self._waiting) == self._together:
+            for waiting, pickled in self._waiting:
+                work, chunk = pickle.loads(pickled)
+                waiting.set_result(pickle.loads(pickle.dumps(work(chunk))))
+                self.finished += [index for index, _ in chunk]
+            self._waiting.clear()
         return future
 
 
@@ -322,7 +330,7 @@ def test_with_the_same_file_only_what_is_missing_crosses(
 def test_what_has_come_back_is_kept_however_the_loop_is_left(
     way: str, provider: Provider, path: Path
 ) -> None:
-    executor, token = Across(), CancelToken()
+    executor, token = Across(together=3), CancelToken()
     loop = ask_many(
         provider, prompts(100), executor=executor, chunk_size=5, checkpoint=path, cancel=token, ordered=False
     )
@@ -331,14 +339,14 @@ def test_what_has_come_back_is_kept_however_the_loop_is_left(
         loop.close()
     elif way == "cancel":
         for _ in range(4):
-            next(loop)  # the last of its chunk: the next one is on its way
+            next(loop)  # the last of its chunk; the next two have come back
         token.cancel()
         with pytest.raises(Cancelled):
             next(loop)
     else:
         with pytest.raises(ZeroDivisionError):
             loop.throw(ZeroDivisionError())
-    assert indices(path) == sorted(itertools.chain(*executor.chunks))
+    assert indices(path) == executor.finished == list(range(15))
 
 
 def test_with_on_error_raise_the_others_of_the_chunk_are_kept(provider_for: Make, path: Path) -> None:
@@ -358,6 +366,8 @@ def test_with_on_error_raise_the_others_of_the_chunk_are_kept(provider_for: Make
 
 
 # Real processes
+
+kills = pytest.mark.skipif(os.name == "nt", reason="sends SIGKILL to another process")
 
 
 @pytest.fixture(scope="module")
@@ -452,6 +462,7 @@ def test_leaving_early_does_not_wait_for_the_processes_and_leaves_them_usable(
     assert len(wire.requests) < 20, "what had not begun was asked nevertheless"
 
 
+@kills
 def test_a_worker_that_is_killed_ends_the_loop_and_costs_nothing_that_was_finished(
     provider_for: Make, wire: Wire, path: Path
 ) -> None:
@@ -510,6 +521,7 @@ def test_a_dask_cluster_answers_every_prompt_once_and_logs_in_once_a_worker(
     assert len(wire.asked("POST", "/api/login")) == 2
 
 
+@kills
 def test_a_killed_dask_worker_costs_no_answer_and_doubles_none(
     client: Any, provider_for: Make, wire: Wire, path: Path
 ) -> None:

@@ -264,7 +264,7 @@ def test_leaving_the_loop_ends_what_is_in_flight_at_once(
     made = {f"/conversation/c{n + 1}" for n in range(len(wire.asked("POST", "/conversation")))}
     assert made == {request.path for request in wire.asked("DELETE", "/conversation/.*")}
     provider.close()
-    assert sockets_to(wire) == 0
+    wait_for(lambda: sockets_to(wire) == 0)
 
 
 def test_a_cancel_before_the_start_asks_nothing(provider_for: Make, wire: Wire) -> None:

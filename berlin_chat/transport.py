@@ -153,7 +153,8 @@ class Transport:
         """Takes an exchange that was closed from the set of those under way."""
         with self._lock:
             self._live.discard(exchange)
-        self.close_again()
+        if self.closed:
+            self.close()  # again, for what was opened behind its back
 
     def close(self) -> None:
         """Interrupts what is under way, and closes the connections. A second call does nothing."""
@@ -192,11 +193,6 @@ class Transport:
         """Sends a last request, which ``close()`` does not interrupt, within ``LAST_TIMEOUT``; never fails."""
         with contextlib.suppress(ChatError), Exchange(self, retries=0, timeout=LAST_TIMEOUT) as last:
             take_away(last)
-
-    def close_again(self) -> None:
-        """Closes what was opened behind the back of ``close()``, if that has been called."""
-        if self.closed:
-            self.close()
 
     def redact(self, text: str) -> str:
         """Returns the text without anything that is secret."""

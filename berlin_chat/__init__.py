@@ -7,8 +7,10 @@
 This is the echo of berlin_chat's own server: no model is behind it. You said: Why is the sky blue?
 """
 
-from .cancelling import CancelToken
-from .checkpoint import Answer
+from .batch.checkpoint import Answer
+from .batch.pieces import stream_many
+from .batch.pool import ask_many
+from .cancellation import CancelToken
 from .errors import (
     AllProvidersFailed,
     APIConnectionError,
@@ -23,16 +25,17 @@ from .errors import (
     RateLimitError,
     StreamInterrupted,
 )
-from .fallback import Fallback, Race, race
+from .groups.fallback import Fallback
+from .groups.race import Race, race
+from .http.transport import Exchange
 from .messages import Message, Messages
-from .pool import ask_many, stream_many
 from .provider import Provider
 from .providers import get_provider, provider_names
 from .providers.acytoo import Acytoo
 from .providers.berlin import Berlin
 from .providers.h2o import H2o
 from .providers.ylokh import Ylokh
-from .reply import Reply
+from .reply import Metadata, Reply
 from .version import __version__
 
 __all__ = [
@@ -47,11 +50,13 @@ __all__ = [
     "CancelToken",
     "Cancelled",
     "ChatError",
+    "Exchange",
     "Fallback",
     "H2o",
     "InvalidRequest",
     "Message",
     "Messages",
+    "Metadata",
     "ProtocolError",
     "Provider",
     "ProviderNotWorking",

@@ -45,9 +45,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 def _exit_code(arguments: list[str] | None) -> int:
     try:
         # On Windows click would take a prompt's ? and * for the names of files.
-        result = cli.main(
-            arguments, prog_name="berlin-chat", standalone_mode=False, windows_expand_args=False
-        )
+        result = cli.main(arguments, prog_name="berlin-chat", standalone_mode=False, windows_expand_args=False)
         return result if isinstance(result, int) else 0
     except click.ClickException as error:
         error.show()
@@ -145,8 +143,7 @@ def chosen_provider(name: str, **configuration: Any) -> Iterator[Provider]:
     from .server import LocalServer
 
     click.echo(
-        "berlin-chat: no address is configured, so this process answers itself: an echo, no model."
-        " See --base-url.",
+        "berlin-chat: no address is configured, so this process answers itself: an echo, no model. See --base-url.",
         err=True,
     )
     with LocalServer() as server, server.provider(name, **given) as provider:
@@ -226,9 +223,7 @@ def _print_pieces(pieces: Iterable[str]) -> None:
     show_default=True,
     help="The address to listen on. Any but loopback needs --password.",
 )
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 for a free one."
-)
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 for a free one.")
 @click.option(
     "--upstream",
     metavar="URL",
@@ -247,9 +242,7 @@ def _print_pieces(pieces: Iterable[str]) -> None:
     envvar="BERLIN_CHAT_SERVER_PASSWORD",
     help="What clients must know; better from BERLIN_CHAT_SERVER_PASSWORD.",
 )
-def serve(
-    host: str, port: int, upstream: str | None, model: str | None, delay: float, password: str | None
-) -> None:
+def serve(host: str, port: int, upstream: str | None, model: str | None, delay: float, password: str | None) -> None:
     """Serve all four protocols on one port, until Ctrl-C."""
     from .server import LocalServer
 
@@ -298,15 +291,11 @@ def providers() -> None:
 @cli.command()
 @click.argument("prompts")
 @click.option("-o", "--output", required=True, metavar="FILE", help="Where each answer is appended, as JSON.")
-@click.option(
-    "-w", "--workers", type=click.IntRange(min=1), default=8, show_default=True, help="Questions at once."
-)
+@click.option("-w", "--workers", type=click.IntRange(min=1), default=8, show_default=True, help="Questions at once.")
 @click.option("--rate", metavar="RATE", help='At most so many questions: "20/s", "60/min", "1000/hour".')
 @click.option("--column", metavar="NAME", help='The column of a CSV file; otherwise "prompt", or the first.')
 @provider_options
-def batch(
-    prompts: str, output: str, workers: int, rate: str | None, column: str | None, **configuration: Any
-) -> int:
+def batch(prompts: str, output: str, workers: int, rate: str | None, column: str | None, **configuration: Any) -> int:
     """Ask every prompt in the file PROMPTS, or in standard input with -.
 
     One prompt a line (.txt), a column of a .csv or .tsv file, or JSON lines (.jsonl): strings, {"prompt": …},
@@ -314,9 +303,9 @@ def batch(
 
     Run it again with the same files to go on after an interruption, or to ask once more what has failed.
     """
-    from .batch_files import Prompts, Requests, form_of
-    from .checkpoint import Checkpoint
-    from .pool import ask_many
+    from .batch.checkpoint import Checkpoint
+    from .batch.files import Prompts, Requests, format_of
+    from .batch.pool import ask_many
 
     asked = Prompts(prompts, column)
     answered, reasons = 0, Counter[str]()
@@ -328,7 +317,7 @@ def batch(
                 max_workers=workers,
                 ordered=False,
                 rate=rate,
-                checkpoint=Checkpoint(output, form_of(asked)),
+                checkpoint=Checkpoint(output, format_of(asked)),
                 progress=sys.stderr.isatty(),
             )
             with closing(answers):

@@ -1,4 +1,4 @@
-"""Bytes as they arrive → chunks → lines → events and objects → text.
+"""Bytes as they arrive → chunks → content → lines → events and objects → text.
 
 Everything here is pure: it knows neither HTTP nor a provider, and gives the same result however the
 bytes were split on their way. Whatever can be told from the bytes so far is given at once; what is
@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any
@@ -18,6 +19,10 @@ from .errors import ProtocolError, StreamInterrupted
 
 #: The longest line, and the most data of one event, that is read, in bytes.
 MAX_LINE = 2**20
+#: The longest JSON document that is read whole, in bytes.
+MAX_DOCUMENT = 64 * 2**20
+#: The most that is decompressed at a time, in bytes.
+MAX_CONTENT = 64 * 1024
 #: The longest chunk-size line, and the longest trailer section, that is read, in bytes.
 MAX_FRAMING = 4 * 1024
 
@@ -91,6 +96,45 @@ class ChunkedDecoder:
             self.broken = ValueError(f"invalid chunk framing: {rest[:40]!r}")
         self._torn = rest
         return len(data)
+
+
+def decompressed(chunks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
+    """Yields what is compressed, each part as soon as it can be told, ``MAX_CONTENT`` bytes at a time at the most.
+
+    gzip with one or more members (RFC 1952), and deflate with its zlib header (RFC 1950) or, as some servers send it,
+    without (RFC 1951).
+
+    Raises:
+        ProtocolError: it is in another encoding, in several, or not in the one that it says.
+        StreamInterrupted: it ends before its end.
+    """
+    if encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
+        raise ProtocolError("the body has a Content-Encoding that was not asked for", detail=encoding)
+    decoder = None
+    for data in chunks:
+        more = False  # what was given back by zlib may have been cut by MAX_CONTENT alone
+        while data or more:
+            if decoder is None or decoder.eof:
+                if decoder is not None and not data.startswith(b"\x1f"):
+                    break  # no member of gzip follows: padding, which browsers ignore too
+                decoder = zlib.decompressobj(_window_bits(encoding, data))
+            try:
+                content = decoder.decompress(data, MAX_CONTENT)
+            except zlib.error:
+                raise ProtocolError("the body is not in the encoding that its Content-Encoding names") from None
+            data = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
+            more = len(content) == MAX_CONTENT and not decoder.eof
+            if content:
+                yield content
+    if decoder is not None and not decoder.eof:
+        raise StreamInterrupted("the compressed body was cut off")
+
+
+def _window_bits(encoding: str, data: bytes) -> int:
+    """What tells zlib which container it reads, by the encoding and the first byte."""
+    if encoding.strip().lower() != "deflate":
+        return 16 + zlib.MAX_WBITS
+    return zlib.MAX_WBITS if data[0] & 0x0F == zlib.DEFLATED else -zlib.MAX_WBITS
 
 
 class _Lines:
@@ -198,7 +242,7 @@ def objects(chunks: Iterable[bytes]) -> Iterator[dict[str, Any] | str]:
     if early.length:
         _check_nothing_follows(rest, early.length)
     elif rest.lstrip().startswith(b"{") and not early.closed(splitter.unfinished):
-        raise StreamInterrupted(f"the stream ended inside an object: {start(rest)}")
+        raise StreamInterrupted("the stream ended inside an object", detail=rest)
     elif rest and not rest.isspace():
         yield _object_or_text(rest)
 
@@ -316,6 +360,21 @@ def parse(data: bytes) -> Any:
         raise ValueError("JSON nested too deeply") from None
 
 
+def document(chunks: Iterable[bytes]) -> dict[str, Any]:
+    """Returns the JSON object that is all of a body; raises ProtocolError where it holds none, or is too long."""
+    parts, size = [], 0
+    for data in chunks:
+        parts.append(data)
+        size += len(data)
+        if size > MAX_DOCUMENT:
+            raise ProtocolError(f"a body of more than {MAX_DOCUMENT} bytes")
+    body = b"".join(parts)
+    value = _object_or_none(body)
+    if value is None:
+        raise ProtocolError("a JSON object was expected", detail=body, body=body)
+    return value
+
+
 def _object_or_none(line: bytes) -> dict[str, Any] | None:
     try:
         value = parse(line)
@@ -329,16 +388,10 @@ def _object_or_text(line: bytes) -> dict[str, Any] | str:
     if value is not None:
         return value
     if line.lstrip().startswith(b"{"):
-        raise ProtocolError(f"a line that is broken JSON: {start(line)}")
+        raise ProtocolError("a line that is broken JSON", detail=line)
     return line.decode("utf-8", "replace").strip()
 
 
 def _check_nothing_follows(line: bytes, length: int) -> None:
     if rest := line[length:].strip(b" \t"):
-        raise ProtocolError(f"no line end behind an object: {start(rest)}")
-
-
-def start(data: bytes, length: int = 200) -> str:
-    """Returns the start of a body or line, to be shown in an error."""
-    shown = data[:length].decode("utf-8", "replace")
-    return shown + "…" if len(data) > length else shown
+        raise ProtocolError("no line end behind an object", detail=rest)

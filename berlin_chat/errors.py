@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+#: How much of what a server said is shown in an error's text, and kept as its ``body``, in characters.
+SHOWN, BODY_KEPT = 200, 1000
+
 
 class ChatError(RuntimeError):
     """The base of all errors of this library.
@@ -17,6 +20,9 @@ class ChatError(RuntimeError):
         url: the address that was asked, without credentials.
         status: the HTTP status of the answer, None where there was no answer.
         body: the start of the answer's body, None where there was none.
+        detail: the server's own words, or the bytes that were wrong, ``""`` where there are none. The error's text
+            shows their start.
+        advice: what to do about it, ``""`` where nothing is known to help.
         partial: all text that had been received before the error, ``""`` where there was none.
         attempts: how often the question was sent, counting retries.
         retry_after: the seconds that the server asked to wait (``Retry-After``), None where it did not say.
@@ -31,7 +37,9 @@ class ChatError(RuntimeError):
         provider: str | None = None,
         url: str | None = None,
         status: int | None = None,
-        body: str | None = None,
+        body: str | bytes | None = None,
+        detail: str | bytes = "",
+        advice: str = "",
         partial: str = "",
         attempts: int = 0,
         retry_after: float | None = None,
@@ -40,7 +48,9 @@ class ChatError(RuntimeError):
         self.provider = provider
         self.url = url
         self.status = status
-        self.body = body
+        self.body = body.decode("utf-8", "replace") if isinstance(body, bytes) else body
+        self.detail = detail.decode("utf-8", "replace") if isinstance(detail, bytes) else detail
+        self.advice = advice
         self.partial = partial
         self.attempts = attempts
         self.retry_after = retry_after
@@ -48,7 +58,8 @@ class ChatError(RuntimeError):
     def __str__(self) -> str:
         place = " at ".join(part for part in (self.provider, self.url) if part)
         message = str(self.args[0]) if self.args else ""
-        return f"{place}: {message}" if place else message
+        said = ": ".join(part for part in (place, message, start(self.detail)) if part)
+        return f"{said}. {self.advice}" if self.advice else said
 
 
 class InvalidRequest(ChatError, ValueError):
@@ -105,3 +116,14 @@ class AllProvidersFailed(ChatError):
     def __init__(self, message: str, *, errors: tuple[ChatError, ...] = (), **context: Any) -> None:
         super().__init__(message, **context)
         self.errors = errors
+
+
+def start(text: str | bytes, length: int = SHOWN) -> str:
+    """Returns the start of a body or line, to be shown in an error.
+
+    >>> start(b"a long line", 6)
+    'a long\u2026'
+    """
+    shown = text[:length]
+    shown = shown.decode("utf-8", "replace") if isinstance(shown, bytes) else shown
+    return shown + "…" if len(text) > length else shown

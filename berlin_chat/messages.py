@@ -42,9 +42,7 @@ def as_list(messages: Messages) -> list[dict[str, Any]]:
 
 def _checked(message: Any, where: str) -> dict[str, Any]:
     if not isinstance(message, Mapping):
-        raise InvalidRequest(
-            f'{where} is of type {type(message).__name__}, not a {{"role": …, "content": …}} mapping'
-        )
+        raise InvalidRequest(f'{where} is of type {type(message).__name__}, not a {{"role": …, "content": …}} mapping')
     for key in ("role", "content"):
         if key not in message:
             raise InvalidRequest(f"{where} has no {key!r}")
@@ -58,7 +56,7 @@ def _checked(message: Any, where: str) -> dict[str, Any]:
 def flatten(messages: list[dict[str, Any]]) -> str:
     """Returns several messages as the one prompt of protocols without a history.
 
-    ``protocols.md``, "The flattened prompt": one message is its content alone.
+    ``PROTOCOLS.md``, "The flattened prompt": one message is its content alone.
 
     >>> print(flatten([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]))
     User: Hi

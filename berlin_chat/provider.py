@@ -1,33 +1,74 @@
-"""What every provider does: check what it is given, ask, name what went wrong, and clean up."""
+"""What every provider does: check what it is given, ask, give an error its context, and clean up."""
 
 from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
+from functools import wraps
 from time import monotonic
-from types import MethodType, TracebackType
-from typing import Any, ClassVar, TypeVar
-from urllib.parse import urlsplit
+from types import MethodType
+from typing import Any, ClassVar, NamedTuple, ParamSpec, TypeVar, cast
 
 import requests
 
-from .cancelling import CancelToken
+from . import validation
+from .cancellation import CancelToken, Deadline
 from .errors import Cancelled, ChatError, InvalidRequest, ProviderNotWorking
-from .failures import Timeout
+from .http.transport import Exchange, Limiter, Transport
 from .messages import Messages, as_list
-from .reply import Details, Reply
-from .transport import Exchange, Transport
+from .redaction import Redactor, secret_in_address, secrets_in_headers
+from .reply import Metadata, Reply
 
 P = TypeVar("P", bound="Provider")
+S = ParamSpec("S")
+Pieces = Generator[str, None, Reply]
 
 #: Seconds for a connection, and between two reads.
 DEFAULT_TIMEOUT = (10.0, 120.0)
-_SECRET_HEADERS = frozenset(
-    {"authorization", "proxy-authorization", "cookie", "token", "api-key", "x-api-key"}
-)
+
+
+class Question(NamedTuple):
+    """A question whose arguments were checked, with all that it carries on its way."""
+
+    messages: list[dict[str, Any]]
+    model: str | None
+    options: dict[str, Any]
+    deadline: float | None = None
+    cancel: CancelToken | None = None
+    limiter: Limiter | None = None
+
+    def put_to(self, provider: Provider, deadline: Deadline, cancel: CancelToken | None) -> Pieces:
+        """Asks another provider the same, within what is left of a deadline."""
+        left = deadline.left()
+        return provider.stream(
+            self.messages,
+            self.model,
+            deadline=None if left is None else max(left, 0.001),
+            cancel=cancel,
+            limiter=self.limiter,
+            **self.options,
+        )
+
+
+def _as_whole(stream: Callable[S, Pieces]) -> Callable[S, Reply]:
+    """Makes ``ask`` of ``stream``: the same arguments, spelled once."""
+
+    @wraps(stream)
+    def ask(*arguments: S.args, **options: S.kwargs) -> Reply:
+        provider: Any
+        provider, *others = arguments
+        pieces = provider.stream(*others, **options)
+        while True:
+            try:
+                next(pieces)
+            except StopIteration as end:
+                return cast(Reply, end.value)
+
+    ask.__doc__ = "Asks, and returns the whole :class:`Reply`. Arguments and errors are those of ``stream``."
+    ask.__name__ = "ask"
+    return cast(Callable[S, Reply], ask)
 
 
 class _OnClassOrInstance:
@@ -45,9 +86,11 @@ class Provider:
     """A chat service, or rather a server of your own that speaks its protocol.
 
     One instance may be used by any number of threads at once: they share its connections, cookies and
-    login, each behind a lock of its own. It can be pickled, and used in a child process after ``fork``: a copy
-    has the configuration, and connects and logs in by itself. The copy's password or key is in the pickle only if
-    it was given as an argument; one from the environment is read there again.
+    login, none of which needs a lock: see ``Transport`` and ``Login``. It can be pickled, and used in a child
+    process after ``fork``: a copy has the configuration, and connects and logs in by itself. The copy's password or key
+    is in the pickle only if it was given as an argument; one from the environment is read there again.
+
+    Another protocol is a subclass with a ``name``, a ``default_model``, ``payload`` and ``pieces``.
 
     Args:
         base_url: the server's address, such as ``"http://127.0.0.1:8080"``. Otherwise from
@@ -75,6 +118,12 @@ class Provider:
     supports_gpt_35_turbo: ClassVar[bool] = False
     #: What it needs beside an address, in a few words for people.
     needs: ClassVar[str] = "nothing"
+    #: Options that make the server send the whole reply at once, where the protocol has them.
+    unstreamed: ClassVar[dict[str, Any]] = {}
+
+    #: One instance a configuration, for ``create_completion`` on the class, whose callers have nowhere to keep one;
+    #: ``dict.setdefault``, which is atomic, gives the same to all threads.
+    _shared: ClassVar[dict[Any, Provider]] = {}
 
     def __init__(
         self,
@@ -89,31 +138,23 @@ class Provider:
         pool_size: int = 1000,
         session: requests.Session | None = None,
     ) -> None:
-        self._configuration: dict[str, Any] = {
-            "base_url": base_url,
-            "model": model,
-            "proxy": proxy,
-            "timeout": timeout,
-            "headers": dict(headers) if headers else None,
-            "verify": verify,
-            "retries": retries,
-            "pool_size": pool_size,
-            "session": session,
-        }
+        settings = dict(locals())
+        self._configuration: dict[str, Any] = {name: settings[name] for name in _SETTINGS}
         found, source = (base_url, "base_url") if base_url else self._url_from_environment()
-        self.base_url: str | None = _checked_url(found, source) if found else None
+        self.base_url: str | None = validation.checked_url(found, source) if found else None
         self.model = model or self.default_model
-        self._headers = _checked_headers(self._configuration["headers"] or {})
+        self._secrets = Redactor()
+        self._secrets.add(*secrets_in_headers(headers or {}), secret_in_address(proxy))
         self._transport = Transport(
-            name=self.name,
+            base_url=self.base_url,
+            headers=validation.checked_headers(headers),
             session=session,
-            proxy=proxy and _checked_url(proxy, "proxy", proxy=True),
-            timeout=_checked_timeout(timeout),
-            verify=_checked_verify(verify),
-            retries=checked_count(retries, "retries", 0),
-            pool_size=checked_count(pool_size, "pool_size", 1),
+            proxy=validation.checked_proxy(proxy),
+            timeout=validation.checked_timeout(timeout),
+            verify=validation.checked_verify(verify),
+            retries=validation.checked_count(retries, "retries", 0),
+            pool_size=validation.checked_count(pool_size, "pool_size", 1),
         )
-        self._transport.secrets.update(_secrets_in(self._headers, proxy))
 
     # What callers use
 
@@ -124,8 +165,9 @@ class Provider:
         *,
         deadline: float | None = None,
         cancel: CancelToken | None = None,
+        limiter: Limiter | None = None,
         **options: Any,
-    ) -> Generator[str, None, Reply]:
+    ) -> Pieces:
         """Asks, and yields the reply's text piece by piece, each as soon as it has arrived.
 
         A plain generator of non-empty ``str``. Its return value (``StopIteration.value``) is the whole
@@ -137,6 +179,8 @@ class Provider:
             model: another model than the provider's.
             deadline: seconds for the whole reply, counted from the first ``next``.
             cancel: ends it from another thread.
+            limiter: a :class:`RateLimiter` that this question shares with others; it is asked before each retry, and
+                told of each 429. ``ask_many`` gives it one.
             options: the protocol's own, such as ``temperature``; they replace the defaults of its request.
 
         Raises:
@@ -148,37 +192,18 @@ class Provider:
         ...     "".join(server.provider("acytoo").stream("Hi")).endswith("Hi")
         True
         """
-        self.check_address()
-        checked_deadline(deadline)
-        if cancel is not None and not isinstance(cancel, CancelToken):
-            raise self._invalid(f"cancel is of type {type(cancel).__name__}, not CancelToken")
-        if self._transport.closed:
-            raise self._located(Cancelled("the provider was closed: make a new one"))
         try:
-            checked = as_list(messages)
-            model = model or self.model
-            body = self._encoded(self._payload(checked, model, options))
+            self.check_address()
+            validation.checked_seconds(deadline, "deadline")
+            if cancel is not None and not isinstance(cancel, CancelToken):
+                raise InvalidRequest(f"cancel is of type {type(cancel).__name__}, not CancelToken")
+            if self._transport.closed:
+                raise Cancelled("the provider was closed: make a new one")
+            return self._answer(Question(as_list(messages), model, options, deadline, cancel, limiter))
         except ChatError as error:
-            raise self._located(error) from None
-        return self._reply(body, model, deadline, cancel)
+            raise self._completed(error) from None
 
-    def ask(
-        self,
-        messages: Messages,
-        model: str | None = None,
-        *,
-        deadline: float | None = None,
-        cancel: CancelToken | None = None,
-        **options: Any,
-    ) -> Reply:
-        """Asks, and returns the whole :class:`Reply`. Arguments and errors are those of ``stream``."""
-        pieces = self.stream(messages, model, deadline=deadline, cancel=cancel, **options)
-        while True:
-            try:
-                next(pieces)
-            except StopIteration as end:
-                reply: Reply = end.value
-                return reply
+    ask = _as_whole(stream)
 
     @_OnClassOrInstance
     def create_completion(
@@ -196,20 +221,22 @@ class Provider:
         configuration, so that the login is shared; arguments of the class's constructor may be given too.
         ``stream=False`` yields the whole text as one piece. Arguments and errors are otherwise those of ``stream``.
         """
-        provider = _configured(target, proxy, timeout, options)
+        settings = {"proxy": proxy, "timeout": timeout}
+        given = {name: value for name, value in settings.items() if value is not None}
+        provider = _configured(target, given, options) if given or isinstance(target, type) else target
         if stream:
-            return provider.stream(messages, model, **options)
-        return _whole(provider.stream(messages, model, **{**options, **provider._unstreamed}))
+            return cast(Iterator[str], provider.stream(messages, model, **options))
+        return _whole(provider.stream(messages, model, **{**options, **provider.unstreamed}))
 
     def check_address(self) -> None:
         """Raises ProviderNotWorking, with the ways out, if it is not known whom to ask."""
         if self.base_url is None:
-            raise self._located(
-                ProviderNotWorking(
-                    f"no base URL, and the hosted service is gone. Give base_url=…, or set BERLIN_CHAT_URL or"
-                    f" BERLIN_CHAT_{self.name.upper()}_URL, or start a berlin_chat.server.LocalServer; or name the"
-                    f" hosted address on purpose: {type(self).__name__}(base_url={type(self).__name__}.url)"
-                )
+            name = type(self).__name__
+            raise ProviderNotWorking(
+                f"no base URL, and the hosted service is gone. Give base_url=…, or set BERLIN_CHAT_URL or"
+                f" BERLIN_CHAT_{self.name.upper()}_URL, or start a berlin_chat.server.LocalServer; or name the"
+                f" hosted address on purpose: {name}(base_url={name}.url)",
+                provider=self.name,
             )
 
     def close(self) -> None:
@@ -219,95 +246,107 @@ class Provider:
     def __enter__(self: P) -> P:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self.base_url!r}, model={self.model!r})"
 
     def __reduce__(self) -> Any:
-        configuration = {**self._configuration, "base_url": self.base_url}
-        if configuration["session"] is not None:
+        if self._configuration.get("session") is not None:
             raise TypeError("a provider with a session of the caller's cannot be pickled")
-        return _restored, (type(self), configuration)
+        return _restored, (type(self), self._full_configuration())
+
+    def _full_configuration(self) -> dict[str, Any]:
+        """The arguments that make another one like it, here or in another process."""
+        return {name: self.base_url if name == "base_url" else value for name, value in self._configuration.items()}
 
     # What a protocol provides
 
-    #: Options that make the server send the whole reply at once, where the protocol has them.
-    _unstreamed: ClassVar[dict[str, Any]] = {}
+    def payload(self, messages: list[dict[str, Any]], model: str, options: dict[str, Any]) -> dict[str, Any]:
+        """Returns the JSON that asks the question; called at ``stream``, before anything is sent.
 
-    def _payload(self, messages: list[dict[str, Any]], model: str, options: dict[str, Any]) -> dict[str, Any]:
-        """Returns the JSON that asks the question. Raises InvalidRequest."""
+        Args:
+            messages: dicts with ``role`` and ``content``, at least one; they may be kept and changed.
+            model: the question's, or else the provider's.
+            options: the question's, which replace the defaults of the protocol.
+
+        Raises:
+            InvalidRequest: the protocol cannot say it.
+        """
         raise NotImplementedError
 
-    def _pieces(
-        self, exchange: Exchange, body: bytes, model: str, details: Details
-    ) -> Generator[str, None, None]:
-        """Asks and yields the pieces; whatever it opened on the server, it ends in its ``finally``."""
+    def pieces(self, exchange: Exchange, body: bytes, model: str, metadata: Metadata) -> Generator[str, None, None]:
+        """Asks, and yields the text piece by piece; whatever it opened on the server, it ends in its ``finally``.
+
+        It need not do anything about retries, deadlines, cancelling, web pages, or secrets in errors.
+
+        Args:
+            exchange: sends requests (``post``), and reads what is answered (``chunks``).
+            body: what ``payload`` returned, encoded.
+            model: as in ``payload``.
+            metadata: where to note what the server says beside the text.
+
+        Raises:
+            ChatError: the server refused or failed, or its answer is not what the protocol says.
+        """
         raise NotImplementedError
 
-    def _setting(self, name: str, given: str | None) -> str | None:
-        """A credential: the argument, or else the environment's ``BERLIN_CHAT_<NAME>``."""
+    def credential(self, name: str, given: str | None) -> str | None:
+        """Returns an argument, or else the environment's ``BERLIN_CHAT_<NAME>``; from then on no error shows it.
+
+        Raises:
+            InvalidRequest: it is no ``str``.
+        """
         self._configuration[name] = given
         value = given if given is not None else os.environ.get(f"BERLIN_CHAT_{name.upper()}")
         if value is not None and not isinstance(value, str):
             raise InvalidRequest(f"{name} is of type {type(value).__name__}, not str")
-        if value and name != "account":
-            self._transport.secrets.add(value)
+        if name != "account":
+            self._secrets.add(value)
         return value or None
 
     # How the two meet
 
-    def _reply(
-        self, body: bytes, model: str, deadline: float | None, cancel: CancelToken | None
-    ) -> Generator[str, None, Reply]:
+    def _answer(self, question: Question) -> Pieces:
+        """Answers a question whose arguments were checked. What is overridden by groups of providers."""
+        model = question.model or self.model
+        return self._reply(question, model, _encoded(self.payload(question.messages, model, question.options)))
+
+    def _reply(self, question: Question, model: str, body: bytes) -> Pieces:
         started = monotonic()
         received: list[str] = []
         keep = received.append
-        details = Details()
-        with self._transport.exchange(deadline, cancel) as exchange:
+        metadata = Metadata()
+        deadline = None if question.deadline is None else Deadline(question.deadline)
+        with self._transport.exchange(deadline, question.cancel, question.limiter) as exchange:
             try:
                 exchange.check()
-                with closing(self._pieces(exchange, body, model, details)) as pieces:
+                with closing(self.pieces(exchange, body, model, metadata)) as pieces:
                     for piece in pieces:
                         keep(piece)
                         yield piece
             except ChatError as error:
-                error.partial = "".join(received)
-                error.attempts = exchange.attempts
-                self._located(error, exchange.url)
+                self._completed(error, exchange, "".join(received))
                 raise
-            attempts = exchange.attempts
         return Reply(
             "".join(received),
             provider=self.name,
-            model=details.model or model,
-            finish_reason=details.finish_reason,
-            usage=details.usage,
+            model=metadata.model or model,
+            finish_reason=metadata.finish_reason,
+            usage=metadata.usage,
             seconds=monotonic() - started,
-            attempts=attempts,
+            attempts=exchange.attempts,
         )
 
-    def _encoded(self, payload: dict[str, Any]) -> bytes:
-        try:
-            return json.dumps(payload, ensure_ascii=False, allow_nan=False).encode()
-        except UnicodeEncodeError:
-            raise InvalidRequest("a message holds half of a surrogate pair, which is no text") from None
-        except (TypeError, ValueError, RecursionError) as error:
-            raise InvalidRequest(f"the options or messages are no JSON: {error}") from None
-
-    def _invalid(self, message: str) -> ChatError:
-        return self._located(InvalidRequest(message))
-
-    def _located(self, error: ChatError, url: str | None = None) -> ChatError:
-        """Adds what a part below this one could not know: which provider, and where."""
+    def _completed(self, error: ChatError, exchange: Exchange | None = None, partial: str = "") -> ChatError:
+        """The one door for errors: adds what a part below could not know, and takes out what is secret."""
         error.provider = error.provider or self.name
-        error.url = error.url or url or self.base_url
+        error.url = error.url or (exchange and exchange.url) or self.base_url
+        if exchange is not None:
+            error.partial = partial
+            error.attempts = exchange.attempts
+        self._secrets.clean(error, [cookie.value or "" for cookie in self._transport.session.cookies])
         return error
 
     def _url_from_environment(self) -> tuple[str | None, str]:
@@ -317,38 +356,36 @@ class Provider:
         return (self.url, "url") if self.working else (None, "")
 
 
+_SETTINGS = (*("base_url", "model", "proxy", "timeout", "headers", "verify", "retries", "pool_size", "session"),)
+
+
 def _restored(cls: type[Provider], configuration: dict[str, Any]) -> Provider:
     return cls(**configuration)
 
 
-# One instance a configuration, for create_completion on the class; the lock guards the dict.
-_shared: dict[Any, Provider] = {}
-_shared_lock = threading.Lock()
-
-
-def _configured(target: Any, proxy: str | None, timeout: float | None, options: dict[str, Any]) -> Provider:
+def _configured(target: Any, given: dict[str, Any], options: dict[str, Any]) -> Provider:
     """The provider for a call of ``create_completion``; takes the constructor's arguments out of ``options``."""
-    on_class = isinstance(target, type)
-    cls: type[Provider] = target if on_class else type(target)
-    given: dict[str, Any] = {"proxy": proxy, "timeout": timeout}
-    given = {name: value for name, value in given.items() if value is not None}
-    if on_class:
-        from inspect import signature  # here, for it costs as much as the rest of the package
+    from inspect import signature  # here, for it costs as much as the rest of the package
 
-        known = signature(cls).parameters
-        given.update({name: options.pop(name) for name in list(options) if name in known})
-    elif not given:
-        return target  # type: ignore[no-any-return]
-    provider = cls(**given) if on_class else cls(**{**target._configuration, **given})
-    with _shared_lock:
-        return _shared.setdefault(_identity(provider), provider)
-
-
-def _identity(provider: Provider) -> Any:
-    """What two providers have in common that can stand for each other, the environment's part included."""
-    configuration = {**provider._configuration, "base_url": provider.base_url}
+    cls: type[Provider] = target if isinstance(target, type) else type(target)
+    known: set[str] = set()
+    for base in cls.__mro__:  # up to the first constructor that passes nothing on
+        parameters = signature(vars(base)["__init__"]).parameters if "__init__" in vars(base) else {}
+        known.update(parameters)
+        if parameters and not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+            break
+    if not given.keys() <= known:
+        raise InvalidRequest(f"proxy and timeout are settings of each provider of a {cls.__name__}")
+    if cls is not target:
+        provider = cls(**{**target._configuration, **given})
+    elif "base_url" in known:
+        provider = cls(**given, **{name: options.pop(name) for name in list(options) if name in known})
+    else:
+        raise InvalidRequest(f"make a {cls.__name__} first: on the class, create_completion is for single providers")
+    # What stands for the same: the environment's part of the configuration included.
     environment = tuple(sorted(item for item in os.environ.items() if item[0].startswith("BERLIN_CHAT_")))
-    return type(provider), repr(sorted(configuration.items())), environment
+    identity = (cls, repr(sorted(provider._full_configuration().items())), environment)
+    return Provider._shared.setdefault(identity, provider)
 
 
 def _whole(pieces: Iterator[str]) -> Iterator[str]:
@@ -356,84 +393,10 @@ def _whole(pieces: Iterator[str]) -> Iterator[str]:
         yield text
 
 
-def _checked_url(url: Any, source: str, proxy: bool = False) -> str:
-    """Returns an address without a slash at its end; raises InvalidRequest where it is none."""
-    if not isinstance(url, str):
-        raise InvalidRequest(f"{source} is of type {type(url).__name__}, not str")
+def _encoded(payload: dict[str, Any]) -> bytes:
     try:
-        parts = urlsplit(url.strip())
-        host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise InvalidRequest(f"{source} is no address: {error}") from None
-    schemes = ("http", "https", "socks4", "socks4a", "socks5", "socks5h") if proxy else ("http", "https")
-    if parts.scheme not in schemes or not host:
-        raise InvalidRequest(f"{source} must look like http://127.0.0.1:8080, with its scheme and host")
-    if not proxy and (parts.query or parts.fragment):
-        raise InvalidRequest(f"{source} must end with its path: without ? and #")
-    if not proxy and "@" in parts.netloc:
-        raise InvalidRequest(
-            f"{source} holds a user name or password: give headers={{'Authorization': …}} instead"
-        )
-    return url.strip().rstrip("/")
-
-
-def _checked_headers(headers: Mapping[str, str | None]) -> dict[str, str | None]:
-    for name, value in headers.items():
-        checked_header(value, f"headers[{name!r}]")
-    return dict(headers)
-
-
-def _secrets_in(headers: Mapping[str, str | None], proxy: str | None) -> Iterator[str]:
-    for name, value in headers.items():
-        if value and name.lower() in _SECRET_HEADERS:
-            yield value
-            yield value.rpartition(" ")[2]  # "Bearer …"
-    if proxy and (password := urlsplit(proxy).password):
-        yield password
-
-
-def checked_header(value: Any, source: str) -> None:
-    """Raises InvalidRequest, without the value, where it cannot be the value of a header."""
-    if value is None:
-        return
-    if not isinstance(value, str):
-        raise InvalidRequest(f"{source} is of type {type(value).__name__}, not str")
-    if not value.isascii() or not value.isprintable() or value != value.strip():
-        raise InvalidRequest(f"{source} holds a line break, a space at its end, or a character beyond ASCII")
-
-
-def _checked_timeout(timeout: Any) -> Timeout:
-    connect, read = timeout if isinstance(timeout, tuple) and len(timeout) == 2 else (timeout, timeout)
-    for seconds in (connect, read):
-        if seconds is not None and not _is_positive(seconds):
-            raise InvalidRequest("timeout must be positive seconds, (connect, read), or None")
-    return connect, read
-
-
-def _checked_verify(verify: Any) -> bool | str:
-    if isinstance(verify, str) and not os.path.exists(verify):
-        raise InvalidRequest(f"verify names certificates that do not exist: {verify}")
-    if not isinstance(verify, (bool, str)):
-        raise InvalidRequest(f"verify is of type {type(verify).__name__}, not bool or a path")
-    return verify
-
-
-def checked_count(count: Any, source: str, least: int) -> int:
-    """Returns the number; raises InvalidRequest unless it is whole and at least ``least``."""
-    if not isinstance(count, int) or isinstance(count, bool) or count < least:
-        raise InvalidRequest(f"{source} must be a whole number of at least {least}")
-    return count
-
-
-def checked_deadline(deadline: Any) -> None:
-    """Raises InvalidRequest unless it is seconds or None."""
-    if deadline is not None and not _is_positive(deadline):
-        raise InvalidRequest("deadline must be positive seconds, or None")
-
-
-def _is_positive(number: Any) -> bool:
-    return (
-        isinstance(number, (int, float))
-        and not isinstance(number, bool)
-        and 0 < number < threading.TIMEOUT_MAX
-    )
+        return json.dumps(payload, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest("a message holds half of a surrogate pair, which is no text") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidRequest(f"the options or messages are no JSON: {error}") from None

@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 
-class Details:
-    """What a provider learns beside the text while it reads a reply. Belongs to one reply."""
+class Metadata:
+    """What a provider learns beside the text while it reads a reply, to be written by ``Provider.pieces``.
+
+    Belongs to one reply. The attributes are those of :class:`Reply`; what stays None is not known.
+    """
 
     __slots__ = ("finish_reason", "model", "usage")
 

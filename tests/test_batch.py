@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from berlin_chat.batch_files import Prompts
+from berlin_chat.batch.files import Prompts
 from berlin_chat.server import LocalServer
 from test_pool import prompt_of, repeating
 from wire import PATIENCE, YLOKH, Connection, Recorded, Wire
@@ -99,9 +99,7 @@ def request_line(name: str, **body: Any) -> str:
     return json.dumps({"custom_id": name, "method": "POST", "url": "/v1/chat/completions", "body": body})
 
 
-def test_openais_request_lines_are_answered_in_the_form_of_its_output(
-    run: Run, here: Path, wire: Wire
-) -> None:
+def test_openais_request_lines_are_answered_in_the_form_of_its_output(run: Run, here: Path, wire: Wire) -> None:
     lines = [request_line("a", model="m-7", temperature=0.3, stream=True), request_line("b")]
     (here / "in.jsonl").write_text("\n".join(lines), encoding="utf-8")
     assert run("in.jsonl", "-o", "out.jsonl", "-m", "default-model").returncode == 0
@@ -110,9 +108,7 @@ def test_openais_request_lines_are_answered_in_the_form_of_its_output(
     assert (first["custom_id"], first["error"], first["response"]["status_code"]) == ("a", None, 200)
     body = first["response"]["body"]
     assert body["object"] == "chat.completion"
-    assert body["choices"] == [
-        {"index": 0, "message": {"role": "assistant", "content": "a"}, "finish_reason": "stop"}
-    ]
+    assert body["choices"] == [{"index": 0, "message": {"role": "assistant", "content": "a"}, "finish_reason": "stop"}]
     assert second["custom_id"] == "b"
     asked = {prompt_of(request): request.json for request in wire.requests}
     assert (asked["a"]["model"], asked["a"]["temperature"]) == ("m-7", 0.3)

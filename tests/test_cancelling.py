@@ -168,9 +168,7 @@ def test_a_token_that_is_cancelled_after_the_reply_harms_nobody(speech: Speech, 
         token.cancel()
 
 
-def test_a_deadline_that_is_long_enough_harms_nobody_and_leaves_no_thread(
-    speech: Speech, provider_for: Make
-) -> None:
+def test_a_deadline_that_is_long_enough_harms_nobody_and_leaves_no_thread(speech: Speech, provider_for: Make) -> None:
     provider = provider_for(speech, speak(speech, ["a", "b"]))
     before = {thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)}
     for _ in range(5):

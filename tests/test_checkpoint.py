@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from berlin_chat import Answer, InvalidRequest, Provider, Reply, ask_many
-from berlin_chat.checkpoint import Checkpoint
+from berlin_chat.batch.checkpoint import Checkpoint
 from test_pool import prompt_of, prompts, repeating
 from wire import YLOKH, Connection, Recorded, Wire
 
@@ -72,9 +72,7 @@ def test_with_the_same_file_only_what_is_missing_is_asked(
     wire.requests.clear()
     answers = list(ask_many(provider, prompts(12), checkpoint=str(path), ordered=ordered))
     assert asked(wire) == ["q3", "q7", "q10", "q11"]
-    assert sorted((answer.index, str(answer.reply)) for answer in answers) == [
-        (n, f"q{n}") for n in range(12)
-    ]
+    assert sorted((answer.index, str(answer.reply)) for answer in answers) == [(n, f"q{n}") for n in range(12)]
     assert all(answer.reply.model == "m-1" for answer in answers if answer.reply is not None)
 
 
@@ -107,9 +105,7 @@ def test_a_torn_last_line_is_mended(keep: int, provider: Provider, path: Path, w
     assert len(lines(path)) == 3
 
 
-def test_a_last_line_that_lacks_only_its_end_is_not_asked_again(
-    provider: Provider, path: Path, wire: Wire
-) -> None:
+def test_a_last_line_that_lacks_only_its_end_is_not_asked_again(provider: Provider, path: Path, wire: Wire) -> None:
     list(ask_many(provider, prompts(3), checkpoint=path))
     path.write_bytes(path.read_bytes()[:-1])
     wire.requests.clear()
@@ -118,9 +114,7 @@ def test_a_last_line_that_lacks_only_its_end_is_not_asked_again(
     assert len(lines(path)) == 4
 
 
-@pytest.mark.parametrize(
-    "content", [b"hello\n", b'{"a": 1}\n', b'{"index": "x"}\n', b"[]\n", b"\n", b"\xff\n"]
-)
+@pytest.mark.parametrize("content", [b"hello\n", b'{"a": 1}\n', b'{"index": "x"}\n', b"[]\n", b"\n", b"\xff\n"])
 def test_a_file_that_is_no_checkpoint_is_refused_and_left_alone(
     content: bytes, provider: Provider, path: Path, wire: Wire
 ) -> None:
@@ -143,9 +137,7 @@ def test_a_file_that_belongs_to_other_prompts_is_refused_before_anything_is_aske
     assert wire.requests == []
 
 
-def test_a_file_of_more_prompts_than_there_are_is_refused_if_none_of_them_fits(
-    provider: Provider, path: Path
-) -> None:
+def test_a_file_of_more_prompts_than_there_are_is_refused_if_none_of_them_fits(provider: Provider, path: Path) -> None:
     list(ask_many(provider, prompts(10), max_workers=1, checkpoint=path))
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[5:]))
     with pytest.raises(InvalidRequest, match="belongs to other prompts"):

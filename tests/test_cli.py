@@ -219,7 +219,7 @@ def test_a_provider_of_another_package_is_known_but_not_answered_for(tmp_path: P
         "class Theirs(Provider):\n"
         "    name = 'theirs'\n"
         "    needs = 'patience'\n"
-        "    def _payload(self, messages, model, options): return {}\n"
+        "    def payload(self, messages, model, options): return {}\n"
     )
     about = tmp_path / "theirs-1.dist-info"
     about.mkdir()
@@ -246,9 +246,7 @@ def test_a_provider_of_another_package_is_known_but_not_answered_for(tmp_path: P
     ],
     ids=["one word", "several words", "standard input", "a dash and a line end", "a BOM"],
 )
-def test_the_prompt_comes_from_the_arguments_or_from_standard_input(
-    arguments: list[str], stdin: bytes
-) -> None:
+def test_the_prompt_comes_from_the_arguments_or_from_standard_input(arguments: list[str], stdin: bytes) -> None:
     assert run("ask", *arguments, stdin=stdin).out == f"{PREFACE}Why is it so?\n"
 
 
@@ -370,9 +368,7 @@ def test_credentials_come_from_the_environment(wire: Wire, speech: Speech) -> No
 
 
 def test_a_token_from_the_environment_spares_the_login(wire: Wire) -> None:
-    wire.on(
-        "POST", "/api/chat/completions", lambda request, connection: connection.respond(200, {"content": "x"})
-    )
+    wire.on("POST", "/api/chat/completions", lambda request, connection: connection.respond(200, {"content": "x"}))
     assert run("ask", "Hi", BERLIN_CHAT_URL=wire.url, BERLIN_CHAT_TOKEN="t-1") == Ran(0, "x\n", "")
     assert [request.header("token") for request in wire.requests] == ["t-1"]
 
@@ -638,9 +634,7 @@ def test_an_error_of_the_server_is_one_line(status: int, body: bytes, says: str,
     ],
     ids=["address", "variable", "proxy", "account", "table", "upstream", "open host", "foreign host"],
 )
-def test_a_wrong_configuration_is_one_line(
-    arguments: list[str], variables: dict[str, str], says: str
-) -> None:
+def test_a_wrong_configuration_is_one_line(arguments: list[str], variables: dict[str, str], says: str) -> None:
     ran = run(*arguments, **variables)
     assert (ran.code, ran.out) == (1, "")
     assert ran.complaint.startswith("berlin-chat: ")

@@ -75,9 +75,7 @@ def test_after_a_broken_stream(provider_for: Make, wire: Wire) -> None:
 def test_after_an_error_of_the_server(provider_for: Make, wire: Wire) -> None:
     for status in (404, 410, 429, 500):
         with pytest.raises(ChatError) as caught:
-            provider_for(
-                H2O, lambda r, connection, status=status: connection.respond(status, {"error": "x"})
-            ).ask("Hi")
+            provider_for(H2O, lambda r, connection, status=status: connection.respond(status, {"error": "x"})).ask("Hi")
         assert caught.value.status == status
     assert len(wire.asked("DELETE", "/conversation/c.")) == 4
 
@@ -128,9 +126,7 @@ def test_a_server_that_does_not_answer_the_delete_does_not_keep_a_cancelled_call
 
 
 @pytest.mark.parametrize("status", [404, 500])
-def test_a_delete_that_fails_does_not_spoil_a_complete_reply(
-    status: int, provider_for: Make, wire: Wire
-) -> None:
+def test_a_delete_that_fails_does_not_spoil_a_complete_reply(status: int, provider_for: Make, wire: Wire) -> None:
     provider = provider_for(H2O, speak(H2O, ["a"]), retries=3)
     wire.on("DELETE", "/conversation/c1", lambda request, connection: connection.respond(status))
     assert provider.ask("Hi") == "a"

@@ -17,8 +17,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from berlin_chat import decoding
-from berlin_chat.decoding import ChunkedDecoder, events, lines, objects, parse, start, text, without_bom
-from berlin_chat.errors import ProtocolError, StreamInterrupted
+from berlin_chat.decoding import ChunkedDecoder, events, lines, objects, parse, text, without_bom
+from berlin_chat.errors import ProtocolError, StreamInterrupted, start
 
 BOM = codecs.BOM_UTF8
 
@@ -54,9 +54,7 @@ def splits(data: bytes) -> Iterator[list[bytes]]:
     yield list(with_empty_chunks(one_by_one(data)))
 
 
-def arrivals(
-    decoder: Callable[[Iterable[bytes]], Iterator[Any]], chunks: Iterable[bytes]
-) -> list[tuple[int, Any]]:
+def arrivals(decoder: Callable[[Iterable[bytes]], Iterator[Any]], chunks: Iterable[bytes]) -> list[tuple[int, Any]]:
     """Returns what came, each with the number of bytes that had been read by then.
 
     What came only because the input ended has one more than the number of all bytes.
@@ -384,13 +382,9 @@ def object_streams(draw: st.DrawFn) -> tuple[bytes, list[tuple[int, Any]]]:
             stream += draw(st.sampled_from([b"", b" ", b"\t "]))
         else:
             stream += entry.encode()
-            expected.append(
-                (len(stream) + 1, entry)
-            )  # only the line end, or the stream's, says that it is whole
+            expected.append((len(stream) + 1, entry))  # only the line end, or the stream's, says that it is whole
         last = number == len(entries) - 1
-        stream += draw(
-            st.sampled_from([b"\n", b"\r", b"\r\n", b"\n\n", b"\r\n\r\n", *([b""] if last else [])])
-        )
+        stream += draw(st.sampled_from([b"\n", b"\r", b"\r\n", b"\n\n", b"\r\n\r\n", *([b""] if last else [])]))
     return stream, expected
 
 
@@ -414,9 +408,7 @@ def test_an_object_comes_with_its_closing_brace_and_other_lines_with_their_end(
     assert arrivals(objects, one_by_one(stream)) == expected
     _, chunks = data.draw(split(st.just(stream)))
     ends = [*reads(chunks), len(stream) + 1]
-    assert arrivals(objects, chunks) == [
-        (next(end for end in ends if end >= when), value) for when, value in expected
-    ]
+    assert arrivals(objects, chunks) == [(next(end for end in ends if end >= when), value) for when, value in expected]
 
 
 @pytest.mark.parametrize(
@@ -621,9 +613,7 @@ def chunked_bodies(draw: st.DrawFn) -> tuple[bytes, list[int]]:
     end = st.sampled_from([b"\r\n", b"\r\n", b"\n"])
     extension = st.sampled_from([b"", b"", b";a", b" ;a=b", b'; a="1\t\xe9;"', b"\t", b"; 0"])
     # Contents that look like framing must not be taken for it.
-    contents = st.binary(min_size=1, max_size=300) | st.sampled_from(
-        [b"0\r\n\r\n", b"\r\n", b"\n5\r\n", b"a"]
-    )
+    contents = st.binary(min_size=1, max_size=300) | st.sampled_from([b"0\r\n\r\n", b"\r\n", b"\n5\r\n", b"a"])
 
     def add(part: bytes, content: bool = False) -> None:
         nonlocal framed
@@ -686,9 +676,7 @@ def test_the_bytes_of_a_chunk_come_at_once_and_the_end_with_its_last_byte(
 
 @prove
 @given(chunked_bodies(), st.data())
-def test_a_chunked_body_that_was_cut_off_is_not_done(
-    case: tuple[bytes, list[int]], data: st.DataObject
-) -> None:
+def test_a_chunked_body_that_was_cut_off_is_not_done(case: tuple[bytes, list[int]], data: st.DataObject) -> None:
     framed, known = case
     length = data.draw(st.integers(0, len(framed) - 1))
     _, chunks = data.draw(split(st.just(framed[:length])))
@@ -834,9 +822,7 @@ def test_a_rest_without_line_end_has_the_same_limit(short_limit: int) -> None:
         pytest.param(b": " + b"x" * 29 + b"\n", False, id="a comment over the limit"),
     ],
 )
-def test_an_event_may_be_as_long_as_the_limit_and_no_longer(
-    short_limit: int, data: bytes, allowed: bool
-) -> None:
+def test_an_event_may_be_as_long_as_the_limit_and_no_longer(short_limit: int, data: bytes, allowed: bool) -> None:
     for chunks in splits(data):
         came, error = outcome(events(chunks))
         if allowed:
@@ -877,12 +863,8 @@ def test_a_line_that_never_ends_is_given_up_at_the_limit(
     assert read <= limit + len(endless), "what is kept is bounded"
 
 
-@pytest.mark.parametrize(
-    "endless", [b"data\n", b"data:\n", b"data: \r\n", b"data: x\r", b": ping\ndata\n"], ids=ascii
-)
-def test_an_event_that_never_ends_is_given_up_at_the_limit(
-    endless: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("endless", [b"data\n", b"data:\n", b"data: \r\n", b"data: x\r", b": ping\ndata\n"], ids=ascii)
+def test_an_event_that_never_ends_is_given_up_at_the_limit(endless: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "MAX_LINE", 10_000)
     read = 0
 

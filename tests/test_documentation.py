@@ -17,9 +17,7 @@ from wire import Wire
 
 README = Path(__file__).parent.parent / "README.md"
 MODULES = [
-    name
-    for _, name, _ in pkgutil.walk_packages(berlin_chat.__path__, "berlin_chat.")
-    if not name.endswith("__main__")
+    name for _, name, _ in pkgutil.walk_packages(berlin_chat.__path__, "berlin_chat.") if not name.endswith("__main__")
 ]
 
 
@@ -42,9 +40,7 @@ def readme_blocks() -> list[tuple[int, str]]:
 DOCUMENTED = re.compile(r"http://127\.0\.0\.1:(11434|8080|3000|8090)\b")
 
 
-@pytest.mark.parametrize(
-    ("line", "block"), [pytest.param(*found, id=f"line {found[0]}") for found in readme_blocks()]
-)
+@pytest.mark.parametrize(("line", "block"), [pytest.param(*found, id=f"line {found[0]}") for found in readme_blocks()])
 def test_the_examples_of_the_readme_run(
     line: int, block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -58,9 +54,7 @@ def test_the_readmes_own_provider_works(wire: Wire) -> None:
     (block,) = (code for _, code in readme_blocks() if "class Plain" in code)
     namespace: dict[str, type[Provider]] = {}
     exec(block, namespace)
-    wire.on(
-        "POST", "/say", lambda request, connection: connection.respond(200, request.json["prompt"].encode())
-    )
+    wire.on("POST", "/say", lambda request, connection: connection.respond(200, request.json["prompt"].encode()))
     with namespace["Plain"](base_url=wire.url) as provider:
         assert provider.ask("Hello!") == "Hello!"
 

@@ -85,9 +85,7 @@ def failing(provider: Provider, **options: Any) -> ChatError:
         (302, ProtocolError),
     ],
 )
-def test_a_status_becomes_its_error(
-    status: int, kind: type[ChatError], speech: Speech, provider_for: Make
-) -> None:
+def test_a_status_becomes_its_error(status: int, kind: type[ChatError], speech: Speech, provider_for: Make) -> None:
     body = {"error": {"message": "the reason"}}
     error = failing(provider_for(speech, responding(status, body, {"Retry-After": "7"})))
     assert type(error) is kind
@@ -198,9 +196,7 @@ def test_a_web_page_is_a_protocol_error(kind: str, speech: Speech, provider_for:
         (H2O, b'data: {"token": {"text": 5, "special": false}, "generated_text": null}\n\n'),
     ],
 )
-def test_broken_json_and_missing_fields_are_protocol_errors(
-    speech: Speech, body: bytes, provider_for: Make
-) -> None:
+def test_broken_json_and_missing_fields_are_protocol_errors(speech: Speech, body: bytes, provider_for: Make) -> None:
     error = failing(provider_for(speech, responding(200, body, {"Content-Type": speech.kind})))
     assert type(error) is ProtocolError
 
@@ -212,9 +208,7 @@ def test_a_completion_without_its_fields_is_a_protocol_error(body: bytes, provid
 
 
 @pytest.mark.parametrize("body", [b"{}", b'{"conversationId": 5}', b"<html>"])
-def test_a_conversation_without_an_id_is_a_protocol_error(
-    body: bytes, provider_for: Make, wire: Wire
-) -> None:
+def test_a_conversation_without_an_id_is_a_protocol_error(body: bytes, provider_for: Make, wire: Wire) -> None:
     provider = provider_for(H2O, responding(200))
     wire.on("POST", "/conversation", responding(200, body))
     assert type(failing(provider)) is ProtocolError
@@ -232,25 +226,19 @@ def test_a_line_without_end_is_a_protocol_error(speech: Speech, provider_for: Ma
 
 
 def test_an_unknown_charset_is_a_protocol_error(provider_for: Make) -> None:
-    error = failing(
-        provider_for(ACYTOO, responding(200, b"a", {"Content-Type": "text/plain; charset=klingon"}))
-    )
+    error = failing(provider_for(ACYTOO, responding(200, b"a", {"Content-Type": "text/plain; charset=klingon"})))
     assert type(error) is ProtocolError
     assert "klingon" in str(error)
 
 
-def test_a_body_that_is_not_in_its_content_encoding_is_a_protocol_error(
-    speech: Speech, provider_for: Make
-) -> None:
+def test_a_body_that_is_not_in_its_content_encoding_is_a_protocol_error(speech: Speech, provider_for: Make) -> None:
     headers = {"Content-Type": speech.kind, "Content-Encoding": "gzip"}
     assert type(failing(provider_for(speech, responding(200, b"no gzip at all", headers)))) is ProtocolError
 
 
 def test_broken_chunk_framing_is_a_protocol_error(speech: Speech, provider_for: Make) -> None:
     def script(request: Recorded, connection: Connection) -> None:
-        connection.send(
-            head(200, {"Content-Type": speech.kind, "Transfer-Encoding": "chunked"}) + b"zz\r\nhello\r\n"
-        )
+        connection.send(head(200, {"Content-Type": speech.kind, "Transfer-Encoding": "chunked"}) + b"zz\r\nhello\r\n")
 
     assert type(failing(provider_for(speech, script))) is ProtocolError
 
@@ -412,9 +400,7 @@ def test_tls_to_a_silent_server_is_a_timeout_of_connecting() -> None:
     assert "0.1 s" in str(error)
 
 
-def test_a_connection_closed_before_the_answer_is_a_connection_error(
-    speech: Speech, provider_for: Make
-) -> None:
+def test_a_connection_closed_before_the_answer_is_a_connection_error(speech: Speech, provider_for: Make) -> None:
     error = failing(provider_for(speech, lambda request, connection: connection.close()))
     assert type(error) is APIConnectionError
 
@@ -427,9 +413,7 @@ def test_a_silent_server_is_a_timeout(speech: Speech, provider_for: Make) -> Non
     assert "0.1" in str(error)
 
 
-def test_a_server_that_falls_silent_is_a_timeout_and_partial_holds_the_text(
-    speech: Speech, provider_for: Make
-) -> None:
+def test_a_server_that_falls_silent_is_a_timeout_and_partial_holds_the_text(speech: Speech, provider_for: Make) -> None:
     def script(request: Recorded, connection: Connection) -> None:
         parts = speech.parts(["a", "b"])
         ContentLength(connection, speech.kind, b"".join(parts)).part(parts[0])

@@ -24,6 +24,7 @@ from concurrent.futures import (
 from pathlib import Path
 from typing import Any
 
+import dask
 import pytest
 import requests
 
@@ -55,9 +56,7 @@ def silent(request: Recorded, connection: Connection) -> None:
 
 def asked(wire: Wire) -> Counter[str]:
     """How often each prompt has reached the server."""
-    return Counter(
-        prompt_of(request) for request in wire.requests if request.path not in ("/api/login", "/settings")
-    )
+    return Counter(prompt_of(request) for request in wire.requests if request.path not in ("/api/login", "/settings"))
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -124,9 +123,7 @@ def test_leaving_early_cancels_and_waits_for_the_callers_threads(
     running = set[Future[Any]]()
     submit = threads.submit
     threads.submit = lambda *args: running.add(future := submit(*args)) or future  # type: ignore
-    for answer in ask_many(
-        provider_for(YLOKH, noticing), map("q{}".format, itertools.count()), executor=threads
-    ):
+    for answer in ask_many(provider_for(YLOKH, noticing), map("q{}".format, itertools.count()), executor=threads):
         assert answer.reply == "q0"
         break
     assert running
@@ -191,9 +188,7 @@ def test_the_prompts_cross_in_chunks(
 ) -> None:
     executor = Across()
     answers = list(
-        ask_many(
-            provider, prompts(100), executor=executor, max_workers=2, chunk_size=chunk_size, ordered=ordered
-        )
+        ask_many(provider, prompts(100), executor=executor, max_workers=2, chunk_size=chunk_size, ordered=ordered)
     )
     assert sorted((answer.index, answer.prompt, answer.reply) for answer in answers) == sorted(
         (n, f"q{n}", f"q{n}") for n in range(100)
@@ -272,9 +267,7 @@ def test_a_cancel_ends_the_wait_for_the_moment_of_the_next_chunk(provider: Provi
     token = CancelToken()
     started = time.monotonic()
     with pytest.raises(Cancelled):
-        for answer in ask_many(
-            provider, prompts(4), executor=Across(), chunk_size=2, rate="1/min", cancel=token
-        ):
+        for answer in ask_many(provider, prompts(4), executor=Across(), chunk_size=2, rate="1/min", cancel=token):
             if answer.index == 1:
                 threading.Timer(0.05, token.cancel).start()
     assert time.monotonic() - started < 5
@@ -317,9 +310,7 @@ def test_with_the_same_file_only_what_is_missing_crosses(
     wire.requests.clear()
     executor = Across()
     for _ in range(2):
-        answers = list(
-            ask_many(provider, prompts(12), executor=executor, chunk_size=chunk_size, checkpoint=path)
-        )
+        answers = list(ask_many(provider, prompts(12), executor=executor, chunk_size=chunk_size, checkpoint=path))
         assert [answer.reply for answer in answers] == prompts(12)
         assert indices(path) == list(range(12)), "an answer stands there twice, or not at all"
     assert asked(wire) == Counter(["q3", "q7", "q10", "q11"])
@@ -327,9 +318,7 @@ def test_with_the_same_file_only_what_is_missing_crosses(
 
 
 @pytest.mark.parametrize("way", ["break", "cancel", "exception in the loop"])
-def test_what_has_come_back_is_kept_however_the_loop_is_left(
-    way: str, provider: Provider, path: Path
-) -> None:
+def test_what_has_come_back_is_kept_however_the_loop_is_left(way: str, provider: Provider, path: Path) -> None:
     executor, token = Across(together=3), CancelToken()
     loop = ask_many(
         provider, prompts(100), executor=executor, chunk_size=5, checkpoint=path, cancel=token, ordered=False
@@ -393,9 +382,7 @@ def test_processes_answer_every_prompt_once_and_log_in_once_each(
     ordered: bool, processes: ProcessPoolExecutor, provider_for: Make, wire: Wire
 ) -> None:
     provider = provider_for(BERLIN, both_logged_in(wire, repeating(BERLIN)))
-    answers = list(
-        ask_many(provider, prompts(200), executor=processes, chunk_size=10, max_workers=4, ordered=ordered)
-    )
+    answers = list(ask_many(provider, prompts(200), executor=processes, chunk_size=10, max_workers=4, ordered=ordered))
     if not ordered:
         answers.sort(key=lambda answer: answer.index)
     assert [(answer.index, answer.reply, answer.error) for answer in answers] == [
@@ -429,9 +416,7 @@ def test_errors_cross_as_answers(processes: ProcessPoolExecutor, provider_for: M
     assert "bang" in str(bang)
 
 
-def test_a_fallback_and_a_race_cross_processes(
-    processes: ProcessPoolExecutor, provider_for: Make, wire: Wire
-) -> None:
+def test_a_fallback_and_a_race_cross_processes(processes: ProcessPoolExecutor, provider_for: Make, wire: Wire) -> None:
     good = provider_for(H2O, repeating(H2O))
     refused = Ylokh(base_url="http://127.0.0.1:1", retries=0)
     for provider in (Fallback([refused, good]), Race([refused, good]), Fallback([Race([refused]), good])):
@@ -495,6 +480,7 @@ def test_a_worker_that_is_killed_ends_the_loop_and_costs_nothing_that_was_finish
 def client() -> Iterator[Any]:
     distributed = pytest.importorskip("distributed")
     with (
+        dask.config.set({"distributed.worker.profile.enabled": False}),  # which hangs on Python below 3.12
         distributed.LocalCluster(
             processes=True,
             n_workers=2,
@@ -536,9 +522,7 @@ def test_a_killed_dask_worker_costs_no_answer_and_doubles_none(
 
     provider = provider_for(BERLIN, deadly)
     executor = client.get_executor()
-    answers = list(
-        ask_many(provider, prompts(200), executor=executor, chunk_size=5, max_workers=2, checkpoint=path)
-    )
+    answers = list(ask_many(provider, prompts(200), executor=executor, chunk_size=5, max_workers=2, checkpoint=path))
     assert not victims
     assert [(answer.index, answer.reply, answer.error) for answer in answers] == [
         (n, f"q{n}", None) for n in range(200)
@@ -556,9 +540,7 @@ def test_leaving_early_leaves_a_dask_cluster_usable_and_no_conversation(client: 
     with LocalServer(delay=0.01) as server, server.provider("h2o") as provider:
         executor = client.get_executor()
         started = time.monotonic()
-        for answer in ask_many(
-            provider, map("q{}".format, itertools.count()), executor=executor, chunk_size=4
-        ):
+        for answer in ask_many(provider, map("q{}".format, itertools.count()), executor=executor, chunk_size=4):
             assert answer.error is None
             if answer.index == 5:
                 left = time.monotonic()

@@ -230,9 +230,7 @@ FAILURES = [
     Failure("error in a 200", failing(error_event), APIStatusError),
     Failure("web page", failing(web_page), ProtocolError),
     Failure("cut before the first piece", failing(cut_before_the_first_piece), StreamInterrupted),
-    Failure(
-        "closed before the headers", failing(lambda _, connection: connection.close()), APIConnectionError
-    ),
+    Failure("closed before the headers", failing(lambda _, connection: connection.close()), APIConnectionError),
     Failure("timeout", failing(silent, timeout=0.1), APITimeoutError),
     Failure("unknown option", lambda serve: serve(ACYTOO, silent).provider, InvalidRequest),
     Failure("no address", lambda serve: Ylokh(), ProviderNotWorking),
@@ -418,9 +416,7 @@ def test_a_break_closes_the_connection_and_the_conversation(speech: Speech, serv
     for piece in Fallback([unanswered(), peer.provider]).stream("Hi"):
         assert piece == "one"
         break
-    assert_gone(peer) if speech is not H2O else eventually(
-        lambda: not left(peer.wire), "a conversation is left"
-    )
+    assert_gone(peer) if speech is not H2O else eventually(lambda: not left(peer.wire), "a conversation is left")
 
 
 def test_closing_it_ends_what_is_under_way_and_closes_all(serve: Serve) -> None:
@@ -508,9 +504,7 @@ def test_it_is_a_provider(several: Any, serve: Serve) -> None:
 def test_create_completion_works_on_an_instance(several: Any, serve: Serve) -> None:
     provider = several([unanswered(), serve(YLOKH, speak(YLOKH, ["a", "b"])).provider])
     assert "".join(provider.create_completion("m-9", "Hi")) == "ab"
-    assert list(provider.create_completion("m-9", [{"role": "user", "content": "Hi"}], stream=False)) == [
-        "ab"
-    ]
+    assert list(provider.create_completion("m-9", [{"role": "user", "content": "Hi"}], stream=False)) == ["ab"]
     for setting in ({"timeout": 3}, {"proxy": "http://127.0.0.1:1"}):
         with pytest.raises(InvalidRequest, match="proxy and timeout"):
             provider.create_completion("m-9", "Hi", **setting)
@@ -695,9 +689,7 @@ def test_a_loser_that_is_still_connecting_keeps_nobody_waiting(deaf_url: str, se
     eventually(lambda: not racing(), "a thread is left after its connect timeout")
 
 
-def test_a_winner_that_breaks_later_is_an_error_and_nobody_else_is_tried(
-    speech: Speech, serve: Serve
-) -> None:
+def test_a_winner_that_breaks_later_is_an_error_and_nobody_else_is_tried(speech: Speech, serve: Serve) -> None:
     winner, reserve = serve(speech, one_piece_then_cut(speech)), serve(YLOKH, speak(YLOKH, ["b"]))
     with pytest.raises(StreamInterrupted) as caught:
         Race([winner.provider, reserve.provider], stagger=FOREVER).ask("Hi")
@@ -969,9 +961,7 @@ def test_leaving_ask_many_ends_its_races(several: Any, serve: Serve) -> None:
     def first_only(request: Recorded, connection: Connection) -> None:
         (repeating(H2O) if request.json["inputs"] == "q0" else silent)(request, connection)
 
-    peers = (
-        [serve(H2O, silent), serve(H2O, first_only)] if several is not Fallback else [serve(H2O, first_only)]
-    )
+    peers = [serve(H2O, silent), serve(H2O, first_only)] if several is not Fallback else [serve(H2O, first_only)]
     provider = several([unanswered(), *(peer.provider for peer in peers)])
     for answer in ask_many(provider, prompts(100), max_workers=4):
         assert answer.reply == "q0"

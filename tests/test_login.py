@@ -120,9 +120,7 @@ def test_a_refused_login_is_an_authentication_error_after_one_attempt(
 
 def test_a_login_that_is_limited_is_a_rate_limit_error(provider_for: Make, wire: Wire) -> None:
     provider = provider_for(BERLIN, SAY_OK)
-    wire.on(
-        "POST", "/api/login", lambda request, connection: connection.respond(429, {}, {"Retry-After": "9"})
-    )
+    wire.on("POST", "/api/login", lambda request, connection: connection.respond(429, {}, {"Retry-After": "9"}))
     with pytest.raises(RateLimitError) as caught:
         provider.ask("Hi")
     assert caught.value.retry_after == 9
@@ -206,9 +204,7 @@ def test_a_token_that_is_given_is_used_without_a_login(provider_for: Make, wire:
     assert not wire.asked("POST", "/api/login")
 
 
-def test_a_given_token_that_has_expired_is_replaced_where_there_is_an_account(
-    provider_for: Make, wire: Wire
-) -> None:
+def test_a_given_token_that_has_expired_is_replaced_where_there_is_an_account(provider_for: Make, wire: Wire) -> None:
     provider = provider_for(BERLIN, only_with({"token-1"}, refuse_401), token="old")
     assert provider.ask("Hi") == "ok"
     assert len(wire.asked("POST", "/api/login")) == 1

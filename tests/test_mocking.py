@@ -19,9 +19,7 @@ URL = "http://chat.example"
 def mock(speech: Speech, body: bytes) -> None:
     """A server of one protocol, as a caller's test would write it."""
     responses.post(f"{URL}/api/login", json={"data": {"token": "t"}})
-    responses.post(
-        f"{URL}/settings", status=303, headers={"Location": URL, "Set-Cookie": "hf-chat=c; Path=/"}
-    )
+    responses.post(f"{URL}/settings", status=303, headers={"Location": URL, "Set-Cookie": "hf-chat=c; Path=/"})
     responses.post(f"{URL}/conversation", json={"conversationId": "c1"})
     responses.delete(f"{URL}/conversation/c1", json={})
     path = {"h2o": "/conversation/c1"}.get(speech.name, speech.route[1])

@@ -164,9 +164,7 @@ def test_on_error_raise_stops_everything_at_the_first(provider_for: Make, wire: 
 
 def test_options_reach_every_question(provider_for: Make, wire: Wire) -> None:
     list(ask_many(provider_for(YLOKH, repeating(YLOKH)), prompts(3), model="m-9", temperature=0.1))
-    assert {(request.json["model"], request.json["temperature"]) for request in wire.requests} == {
-        ("m-9", 0.1)
-    }
+    assert {(request.json["model"], request.json["temperature"]) for request in wire.requests} == {("m-9", 0.1)}
 
 
 def test_a_deadline_is_each_questions_own(provider_for: Make) -> None:
@@ -422,9 +420,7 @@ def test_settings_and_login_happen_once_a_batch(provider_for: Make, wire: Wire) 
     assert len(wire.asked("POST", "/settings")) == 1
 
 
-def test_a_progress_bar_counts_answers_and_errors(
-    provider_for: Make, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_progress_bar_counts_answers_and_errors(provider_for: Make, capsys: pytest.CaptureFixture[str]) -> None:
     questions: list[Any] = [*prompts(5), ""]
     list(ask_many(provider_for(YLOKH, repeating(YLOKH)), questions, progress=True))
     shown = capsys.readouterr().err
@@ -432,9 +428,7 @@ def test_a_progress_bar_counts_answers_and_errors(
     assert "errors=1" in shown
 
 
-def test_without_tqdm_a_progress_bar_says_what_to_install(
-    provider_for: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_tqdm_a_progress_bar_says_what_to_install(provider_for: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     with pytest.raises(ImportError, match="tqdm"):
         ask_many(provider_for(YLOKH, repeating(YLOKH)), [], progress=True)

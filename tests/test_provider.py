@@ -72,9 +72,7 @@ def test_credentials_come_from_the_environment_too(
     assert wire.requests[-1].header("token") == "env-token"
 
 
-def test_the_model_comes_from_the_question_then_the_provider_then_the_class(
-    provider_for: Make, wire: Wire
-) -> None:
+def test_the_model_comes_from_the_question_then_the_provider_then_the_class(provider_for: Make, wire: Wire) -> None:
     provider_for(YLOKH, speak(YLOKH, ["a"])).ask("Hi")
     provider = provider_for(YLOKH, speak(YLOKH, ["a"]), model="mine")
     provider.ask("Hi")
@@ -137,9 +135,7 @@ def test_another_package_adds_a_provider_by_entry_point(monkeypatch: pytest.Monk
         EntryPoint("elsewhere", f"{__name__}:FromElsewhere", "berlin_chat.providers"),
         EntryPoint("wrong", f"{__name__}:ALL", "berlin_chat.providers"),
     ]
-    monkeypatch.setattr(
-        "importlib.metadata.entry_points", lambda group: entries if "berlin_chat" in group else []
-    )
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: entries if "berlin_chat" in group else [])
     assert provider_names()[4:] == ["elsewhere", "wrong"]
     assert type(get_provider("elsewhere", base_url="http://127.0.0.1:1")) is FromElsewhere
     with pytest.raises(InvalidRequest, match="no Provider class"):
@@ -169,8 +165,7 @@ def test_create_completion_on_the_class_shares_one_instance_a_configuration(
     monkeypatch.setenv("BERLIN_CHAT_ACCOUNT", "me")
     monkeypatch.setenv("BERLIN_CHAT_PASSWORD", "secret")
     threads = [
-        threading.Thread(target=lambda: list(Berlin.create_completion("m", "Hi", temperature=1)))
-        for _ in range(8)
+        threading.Thread(target=lambda: list(Berlin.create_completion("m", "Hi", temperature=1))) for _ in range(8)
     ]
     for thread in threads:
         thread.start()
@@ -215,9 +210,7 @@ def test_the_core_imports_no_extra_and_no_event_loop() -> None:
         "import sys, requests; before = set(sys.modules); import berlin_chat;"
         "print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before}))"
     )
-    found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.split()
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     extras = {"click", "rich", "tqdm", "cheroot", "distributed", "dask", "ipywidgets", "asyncio", "tornado"}
     assert "berlin_chat" in found
     assert extras.isdisjoint(found)

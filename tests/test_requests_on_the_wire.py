@@ -59,9 +59,7 @@ def test_berlin_logs_in_and_then_asks(provider_for: Make, wire: Wire) -> None:
         },
     }
     for request in wire.requests:
-        assert headers(
-            request, "Accept", "Content-Type", "Origin", "Referer", "Connection", "User-Agent"
-        ) == [
+        assert headers(request, "Accept", "Content-Type", "Origin", "Referer", "Connection", "User-Agent") == [
             "*/*",
             "application/json",
             wire.url,
@@ -198,9 +196,7 @@ def test_acytoo_posts_the_history_and_its_key(provider_for: Make, wire: Wire) ->
     assert headers(first, "Accept", "Content-Type") == ["*/*", "application/json"]
 
 
-def test_a_caller_may_replace_any_header_and_leave_one_out(
-    speech: Speech, provider_for: Make, wire: Wire
-) -> None:
+def test_a_caller_may_replace_any_header_and_leave_one_out(speech: Speech, provider_for: Make, wire: Wire) -> None:
     own = {"user-agent": "mine/1", "REFERER": "http://elsewhere/", "X-Own": "1", "Accept-Encoding": None}
     provider_for(speech, speak(speech, ["x"]), headers=own).ask("Hi")
     for request in wire.requests:

@@ -36,9 +36,7 @@ def open_sockets() -> set[str]:
 needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts sockets with /proc")
 
 
-def test_200_questions_over_8_threads_use_at_most_8_connections(
-    speech: Speech, provider_for: Make, wire: Wire
-) -> None:
+def test_200_questions_over_8_threads_use_at_most_8_connections(speech: Speech, provider_for: Make, wire: Wire) -> None:
     provider = provider_for(speech, speak(speech, ["a", "b"]))
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(provider.ask, ["Hi"] * 200)) == ["ab"] * 200
@@ -94,7 +92,8 @@ def test_a_forgotten_provider_closes_its_connections(wire: Wire, speech: Speech)
     wire.routes[:] = [*speech.before, (*speech.route, speak(speech, ["a"]))]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        get_provider(speech.name, base_url=wire.url, **speech.config).ask("Hi")
+        for deadline in (None, 60):
+            get_provider(speech.name, base_url=wire.url, **speech.config).ask("Hi", deadline=deadline)
         gc.collect()
     assert sockets_to(wire) == 0
 
@@ -144,12 +143,8 @@ def test_a_provider_crosses_to_another_process(speech: Speech, provider_for: Mak
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
-@pytest.mark.filterwarnings(
-    "ignore:This process:DeprecationWarning"
-)  # that it forks with threads is the point
-def test_a_provider_is_usable_after_fork_and_its_parent_too(
-    speech: Speech, provider_for: Make, wire: Wire
-) -> None:
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # that it forks with threads is the point
+def test_a_provider_is_usable_after_fork_and_its_parent_too(speech: Speech, provider_for: Make, wire: Wire) -> None:
     provider = provider_for(speech, speak(speech, ["a"]))
     assert provider.ask("Hi") == "a"
     child = os.fork()
@@ -206,9 +201,7 @@ def test_cookies_belong_to_the_instance(wire: Wire) -> None:
     assert [r.header("Cookie") for r in wire.asked("POST", "/settings")] == [None, None]
 
 
-def test_a_netrc_does_not_replace_the_key(
-    wire: Wire, tmp_path: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_netrc_does_not_replace_the_key(wire: Wire, tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
     netrc = f"{tmp_path}/netrc"
     with open(netrc, "w") as file:
         file.write("machine 127.0.0.1 login me password other\n")

@@ -20,7 +20,7 @@ from berlin_chat import (
     StreamInterrupted,
     Ylokh,
 )
-from berlin_chat.retries import LONGEST_RETRY_AFTER, retry_after, retry_policy
+from berlin_chat.http.retries import LONGEST_RETRY_AFTER, retry_after, retry_policy
 from wire import YLOKH, Chunked, Connection, Recorded, Script, Speech, Wire, speak
 
 Make = Callable[..., Provider]
@@ -28,7 +28,7 @@ Make = Callable[..., Provider]
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("berlin_chat.retries.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("berlin_chat.http.retries.FIRST_WAIT", 0.01)
 
 
 def first(failures: int, failing: Script, then: Script) -> Script:
@@ -111,9 +111,7 @@ def test_a_read_timeout_is_not_tried_again(provider_for: Make, wire: Wire) -> No
 
 
 def test_retry_after_in_seconds_is_obeyed(provider_for: Make) -> None:
-    provider = provider_for(
-        YLOKH, first(1, status(429, {"Retry-After": "0.3"}), speak(YLOKH, ["ok"])), retries=1
-    )
+    provider = provider_for(YLOKH, first(1, status(429, {"Retry-After": "0.3"}), speak(YLOKH, ["ok"])), retries=1)
     assert provider.ask("Hi").seconds >= 0.3
 
 

@@ -125,9 +125,7 @@ class ByHand:
         self.session.trust_env = False
 
     def send(self, method: str, path: str, **request: Any) -> requests.Response:
-        return self.session.request(
-            method, self.url + path, timeout=PATIENCE, allow_redirects=False, **request
-        )
+        return self.session.request(method, self.url + path, timeout=PATIENCE, allow_redirects=False, **request)
 
     def post(self, path: str, **request: Any) -> requests.Response:
         return self.send("POST", path, **request)
@@ -165,9 +163,7 @@ def refusal(name: str, response: requests.Response) -> str:
         return body["msg"]
     if name == "ylokh":
         error = body["error"]
-        assert body == {
-            "error": {"message": error["message"], "type": error["type"], "param": None, "code": None}
-        }
+        assert body == {"error": {"message": error["message"], "type": error["type"], "param": None, "code": None}}
         return error["message"]
     if name == "h2o":
         assert body == {"error": body["error"], "error_type": body["error_type"]}
@@ -412,9 +408,7 @@ def test_a_body_that_is_no_json_object_is_refused_with_400(name: str, body: byte
 
 @every_protocol
 @pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded"])
-def test_a_question_of_another_content_type_is_refused_with_415(
-    name: str, kind: str | None, client: ByHand
-) -> None:
+def test_a_question_of_another_content_type_is_refused_with_415(name: str, kind: str | None, client: ByHand) -> None:
     headers = {"Content-Type": kind} if kind else {}
     response = client.ask(name, data=json.dumps(question(name)).encode(), headers=headers)
     assert response.status_code == 415
@@ -441,20 +435,14 @@ def test_an_empty_account_is_answered_with_200_and_no_token(login: dict[str, str
 
 
 @pytest.mark.parametrize("password", ["wrong", "", "пароль", "\ud800"])
-def test_a_wrong_password_is_answered_with_200_and_no_token(
-    password: str, serve: Serve, by_hand: Hand
-) -> None:
+def test_a_wrong_password_is_answered_with_200_and_no_token(password: str, serve: Serve, by_hand: Hand) -> None:
     response = by_hand(serve(password="secret")).log_in(password=password)
     body = response.json()
     assert (response.status_code, body) == (200, {"code": 401, "msg": body["msg"], "data": None})
 
 
-@pytest.mark.parametrize(
-    "headers", [{}, {"token": ""}, {"token": "stale"}], ids=["missing", "empty", "stale"]
-)
-def test_a_question_without_a_valid_token_is_refused_with_401(
-    headers: dict[str, str], client: ByHand
-) -> None:
+@pytest.mark.parametrize("headers", [{}, {"token": ""}, {"token": "stale"}], ids=["missing", "empty", "stale"])
+def test_a_question_without_a_valid_token_is_refused_with_401(headers: dict[str, str], client: ByHand) -> None:
     client.log_in()
     response = client.post(PATHS["berlin"], json=question("berlin"), headers=headers)
     assert response.status_code == 401
@@ -491,9 +479,7 @@ def test_before_the_settings_were_accepted_every_post_is_refused_with_405(client
 
 
 @pytest.mark.parametrize("cookie", [None, "hf-chat=made-up", "other=1", "a/b=1; =; hf-chat=made-up"])
-def test_without_the_sessions_cookie_the_settings_count_as_not_accepted(
-    cookie: str | None, client: ByHand
-) -> None:
+def test_without_the_sessions_cookie_the_settings_count_as_not_accepted(cookie: str | None, client: ByHand) -> None:
     client.accept_settings()
     client.session.cookies.clear()
     headers = {"Cookie": cookie} if cookie else {}
@@ -532,9 +518,7 @@ def test_an_unknown_conversation_is_refused_with_404(method: str, client: ByHand
 
 
 @pytest.mark.parametrize("method", ["POST", "DELETE"])
-def test_a_conversation_of_another_session_is_unknown_and_untouched(
-    method: str, serve: Serve, by_hand: Hand
-) -> None:
+def test_a_conversation_of_another_session_is_unknown_and_untouched(method: str, serve: Serve, by_hand: Hand) -> None:
     server = serve()
     owner, stranger = by_hand(server), by_hand(server)
     owner.accept_settings()
@@ -600,9 +584,7 @@ def test_a_question_that_comes_in_chunks_is_answered(name: str, client: ByHand) 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/api/chat/completions", "/conversation", "/api/login"])
 @pytest.mark.parametrize("chunked", [False, True], ids=["known length", "chunked"])
-def test_a_refused_question_leaves_nothing_behind_on_its_connection(
-    path: str, chunked: bool, client: ByHand
-) -> None:
+def test_a_refused_question_leaves_nothing_behind_on_its_connection(path: str, chunked: bool, client: ByHand) -> None:
     body = json.dumps(question("ylokh")).encode()
     address = urlsplit(client.url)
     connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=PATIENCE)
@@ -655,9 +637,7 @@ def test_acytoo_wants_the_password_in_its_field(serve: Serve, by_hand: Hand) -> 
     assert client.ask("acytoo", {**question("acytoo"), "password": "secret"}).status_code == 200
 
 
-def test_h2o_wants_the_password_in_an_authorization_header_of_every_request(
-    serve: Serve, by_hand: Hand
-) -> None:
+def test_h2o_wants_the_password_in_an_authorization_header_of_every_request(serve: Serve, by_hand: Hand) -> None:
     server = serve(password="secret")
     client = by_hand(server)
     right, wrong = {"Authorization": "Bearer secret"}, {"Authorization": "Bearer wrong"}
@@ -753,9 +733,7 @@ def test_an_ipv6_address_works(name: str, serve: Serve) -> None:
 
 
 @every_protocol
-@pytest.mark.parametrize(
-    "prompt", ["Why is the sky blue?", "  two\n\n lines\t ", "Почему? 🙂", "\u2028 x \x85"]
-)
+@pytest.mark.parametrize("prompt", ["Why is the sky blue?", "  two\n\n lines\t ", "Почему? 🙂", "\u2028 x \x85"])
 def test_the_echo_says_that_no_model_is_behind_it_and_repeats_the_prompt(
     name: str, prompt: str, echo: LocalServer
 ) -> None:
@@ -1093,9 +1071,7 @@ def test_a_rate_limit_says_when_to_come_back_in_whole_seconds(name: str, serve: 
 
 
 @every_protocol
-def test_an_error_after_the_first_piece_reaches_the_client_with_what_came_before(
-    name: str, serve: Serve
-) -> None:
+def test_an_error_after_the_first_piece_reaches_the_client_with_what_came_before(name: str, serve: Serve) -> None:
     upstream = Says("one", " two", error=APIStatusError("the model fell over", status=500))
     server = serve(upstream=upstream)
     # Acytoo has no word for an error in the middle of its text: the body is cut off.
@@ -1109,9 +1085,7 @@ def test_an_error_after_the_first_piece_reaches_the_client_with_what_came_before
 
 
 @every_protocol
-@pytest.mark.parametrize(
-    "error", [RuntimeError("boom"), ConnectionResetError(104, "reset"), OSError()], ids=repr
-)
+@pytest.mark.parametrize("error", [RuntimeError("boom"), ConnectionResetError(104, "reset"), OSError()], ids=repr)
 def test_an_upstream_that_breaks_down_in_the_middle_cuts_the_reply_off(
     name: str, error: Exception, serve: Serve
 ) -> None:
@@ -1164,9 +1138,7 @@ def test_a_rate_limit_passes_through_two_servers(serve: Serve) -> None:
 
 @pytest.mark.parametrize("upstream_name", ["berlin", "ylokh", "h2o"])
 @every_protocol
-def test_each_protocol_is_answered_by_a_provider_of_another(
-    name: str, upstream_name: str, serve: Serve
-) -> None:
+def test_each_protocol_is_answered_by_a_provider_of_another(name: str, upstream_name: str, serve: Serve) -> None:
     with serve().provider(upstream_name) as upstream:
         assert ask(serve(upstream=upstream), name, "Who is there?").endswith("You said: Who is there?")
 
@@ -1287,9 +1259,7 @@ def test_the_upstreams_usage_is_told_to_who_asks_for_it(serve: Serve, by_hand: H
     *others, last = chunks_of(by_hand(server).ask("ylokh", asked))
     assert (last["choices"], last["usage"]) == ([], USAGE)
     assert not any(chunk.get("usage") for chunk in others)
-    assert upstream.asked[0][2]["stream_options"] == {"include_usage": True}, (
-        "the upstream counts only if asked"
-    )
+    assert upstream.asked[0][2]["stream_options"] == {"include_usage": True}, "the upstream counts only if asked"
     with server.provider("ylokh") as provider:
         assert provider.ask("Hi", stream_options={"include_usage": True}).usage == USAGE
 

@@ -69,9 +69,7 @@ def test_one_byte_at_a_time_gives_the_same_text_as_all_at_once(
     assert trickled == at_once == "".join(PIECES)
 
 
-def test_pieces_inside_one_http_chunk_are_not_held_back_until_its_end(
-    speech: Speech, provider_for: Make
-) -> None:
+def test_pieces_inside_one_http_chunk_are_not_held_back_until_its_end(speech: Speech, provider_for: Make) -> None:
     received = [threading.Event() for _ in PIECES]
 
     def one_chunk(request: Recorded, connection: Connection) -> None:
@@ -119,9 +117,7 @@ STOP = b'{"choices":[{"delta":{},"finish_reason":"stop"}]}'
     [
         pytest.param(b"data:" + CHUNK % b"Hi" + b"\n\ndata:[DONE]\n\n", id="no space after data:"),
         pytest.param(b"data: " + CHUNK % b"Hi" + b"\r\n\r\ndata: [DONE]\r\n\r\n", id="CRLF"),
-        pytest.param(
-            b": ping\n\ndata: " + CHUNK % b"Hi" + b"\n\n: ping\n\ndata: [DONE]\n\n", id="heartbeats"
-        ),
+        pytest.param(b": ping\n\ndata: " + CHUNK % b"Hi" + b"\n\n: ping\n\ndata: [DONE]\n\n", id="heartbeats"),
         pytest.param(
             b'data: {"choices":[{"delta":{"role":"assistant"}}]}\n\n'
             b'data: {"choices":[{"delta":{"content":null}}]}\n\n'
@@ -129,17 +125,11 @@ STOP = b'{"choices":[{"delta":{},"finish_reason":"stop"}]}'
             id="role only, and null content",
         ),
         pytest.param(
-            b'data: {"choices":[],"prompt_filter_results":[]}\n\ndata: '
-            + CHUNK % b"Hi"
-            + b"\n\ndata: [DONE]\n\n",
+            b'data: {"choices":[],"prompt_filter_results":[]}\n\ndata: ' + CHUNK % b"Hi" + b"\n\ndata: [DONE]\n\n",
             id="empty choices",
         ),
-        pytest.param(
-            b"data: " + CHUNK % b"Hi" + b"\n\ndata: " + STOP + b"\n\n", id="no [DONE] after finish_reason"
-        ),
-        pytest.param(
-            b"data: " + CHUNK % b"Hi" + b"\n\ndata: [DONE]\n\nmore\n\ndata: x\n\n", id="bytes after [DONE]"
-        ),
+        pytest.param(b"data: " + CHUNK % b"Hi" + b"\n\ndata: " + STOP + b"\n\n", id="no [DONE] after finish_reason"),
+        pytest.param(b"data: " + CHUNK % b"Hi" + b"\n\ndata: [DONE]\n\nmore\n\ndata: x\n\n", id="bytes after [DONE]"),
         pytest.param(b"event: x\nid: 1\ndata: " + CHUNK % b"Hi" + b"\n\ndata: [DONE]\n\n", id="event and id"),
         pytest.param(
             b'data: {"choices":\ndata: [{"delta":{"content":"Hi"}}]}\n\ndata: [DONE]\n\n',
@@ -153,8 +143,7 @@ def test_what_real_chat_completion_servers_send_is_understood(body: bytes, provi
 
 def test_a_plain_completion_is_understood_although_a_stream_was_asked_for(provider_for: Make) -> None:
     completion = (
-        b'{"model":"m-2","usage":{"total_tokens":3},'
-        b'"choices":[{"message":{"content":"Hi"},"finish_reason":"length"}]}'
+        b'{"model":"m-2","usage":{"total_tokens":3},"choices":[{"message":{"content":"Hi"},"finish_reason":"length"}]}'
     )
     reply = provider_for(YLOKH, ylokh_body(completion, "application/json; charset=utf-8")).ask("Hi")
     assert (reply, reply.model, reply.finish_reason) == ("Hi", "m-2", "length")
@@ -195,9 +184,7 @@ def test_blank_lines_and_other_keys_of_berlin_are_skipped(provider_for: Make) ->
     ("kind", "body"),
     [("text/plain", "ы"), ("text/plain; charset=utf-8", "ы"), ("text/markdown; charset=windows-1251", "ы")],
 )
-def test_acytoo_takes_the_charset_of_the_response_and_utf8_otherwise(
-    kind: str, body: str, provider_for: Make
-) -> None:
+def test_acytoo_takes_the_charset_of_the_response_and_utf8_otherwise(kind: str, body: str, provider_for: Make) -> None:
     def script(request: Recorded, connection: Connection) -> None:
         encoding = "windows-1251" if "1251" in kind else "utf-8"
         connection.respond(200, body.encode(encoding), {"Content-Type": kind})

@@ -1,4 +1,4 @@
-"""Acytoo: one POST, and plain text back. ``protocols.md``, section "Acytoo"."""
+"""Acytoo: one POST, and plain text back. ``PROTOCOLS.md``, section "Acytoo"."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ from collections.abc import Generator
 from email.message import Message
 from typing import Any
 
-import requests
-
 from ..decoding import text
 from ..errors import APIStatusError, InvalidRequest, ProtocolError
-from ..failures import reason_in
+from ..http.failures import reason_in
+from ..http.transport import Exchange
 from ..provider import Provider
-from ..reply import Details
-from ..transport import Exchange
+from ..reply import Metadata
 
 
 class Acytoo(Provider):
@@ -37,14 +35,12 @@ class Acytoo(Provider):
     supports_gpt_35_turbo = True
     needs = "nothing; key and password where the server wants them"
 
-    def __init__(
-        self, base_url: str | None = None, *, key: str = "", password: str = "", **configuration: Any
-    ) -> None:
+    def __init__(self, base_url: str | None = None, *, key: str = "", password: str = "", **configuration: Any) -> None:
         super().__init__(base_url, **configuration)
-        self._key = self._setting("key", key) or ""
-        self._password = self._setting("password", password or None) or ""
+        self._key = self.credential("key", key) or ""
+        self._password = self.credential("password", password or None) or ""
 
-    def _payload(self, messages: list[dict[str, Any]], model: str, options: dict[str, Any]) -> dict[str, Any]:
+    def payload(self, messages: list[dict[str, Any]], model: str, options: dict[str, Any]) -> dict[str, Any]:
         if unknown := sorted(set(options) - {"temperature"}):
             raise InvalidRequest(f"the protocol has no option {unknown[0]!r}: it has 'temperature' only")
         return {
@@ -55,26 +51,20 @@ class Acytoo(Provider):
             "password": self._password,
         }
 
-    def _pieces(
-        self, exchange: Exchange, body: bytes, model: str, details: Details
-    ) -> Generator[str, None, None]:
-        details.model = self.default_model
-        headers = {"Accept": "*/*", "Content-Type": "application/json", **self._headers}
-        response = exchange.open("POST", f"{self.base_url}/api/completions", headers=headers, body=body)
-        kind, charset = _content_type(response)
-        exchange.refuse_page(response)
+    def pieces(self, exchange: Exchange, body: bytes, model: str, metadata: Metadata) -> Generator[str, None, None]:
+        metadata.model = self.default_model
+        response = exchange.post("/api/completions", body, headers={"Accept": "*/*"})
+        kind, charset = _content_type(response.headers.get("Content-Type") or "text/plain")
         if kind == "application/json":  # a 200 that is no reply
-            found = exchange.read(response)
-            raise exchange.error(
-                APIStatusError, f"the server says: {reason_in(found)}", status=200, body=found
-            )
+            found = b"".join(exchange.chunks(response))
+            raise APIStatusError("the server says", detail=reason_in(found), status=200, body=found)
         try:
             yield from text(exchange.chunks(response), charset)
         except LookupError:
-            raise exchange.error(ProtocolError, f"the text is in an unknown charset: {charset}") from None
+            raise ProtocolError("the text is in an unknown charset", detail=charset) from None
 
 
-def _content_type(response: requests.Response) -> tuple[str, str]:
+def _content_type(value: str) -> tuple[str, str]:
     header = Message()
-    header["Content-Type"] = response.headers.get("Content-Type") or "text/plain"
+    header["Content-Type"] = value
     return header.get_content_type(), header.get_content_charset("utf-8")

@@ -1,4 +1,4 @@
-"""Berlin: a login for a token, then JSON objects, one a line. ``protocols.md``, section "Berlin"."""
+"""Berlin: a login for a token, then JSON objects, one a line. ``PROTOCOLS.md``, section "Berlin"."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from uuid import uuid4
 
 from ..decoding import objects
 from ..errors import APIStatusError, AuthenticationError, ChatError, InvalidRequest, ProtocolError
-from ..failures import reason_in
-from ..login import Login
+from ..http.failures import reason_in
+from ..http.login import Login
+from ..http.transport import Exchange
 from ..messages import flatten
-from ..provider import Provider, checked_header
-from ..reply import Details
-from ..transport import Exchange
+from ..provider import Provider
+from ..reply import Metadata
+from ..validation import checked_header
 
 #: A login that is answered by one of these was not refused: it may succeed later.
 _NOT_NOW = (408, 425, 429)
@@ -48,13 +49,13 @@ class Berlin(Provider):
         **configuration: Any,
     ) -> None:
         super().__init__(base_url, **configuration)
-        self._account = self._setting("account", account)
-        self._password = self._setting("password", password)
-        token = self._setting("token", token)
+        self._account = self.credential("account", account)
+        self._password = self.credential("password", password)
+        token = self.credential("token", token)
         checked_header(token, "token")
         self._login: Login[str] = Login(token)
 
-    def _payload(self, messages: list[dict[str, Any]], model: str, options: dict[str, Any]) -> dict[str, Any]:
+    def payload(self, messages: list[dict[str, Any]], model: str, options: dict[str, Any]) -> dict[str, Any]:
         if self._login.value is None and not self._can_log_in():
             raise InvalidRequest(
                 "no account: give account= and password=, or token=,"
@@ -73,9 +74,7 @@ class Berlin(Provider):
             },
         }
 
-    def _pieces(
-        self, exchange: Exchange, body: bytes, model: str, details: Details
-    ) -> Generator[str, None, None]:
+    def pieces(self, exchange: Exchange, body: bytes, model: str, metadata: Metadata) -> Generator[str, None, None]:
         token = self._token(exchange)
         try:
             first, rest = self._ask(exchange, body, token)
@@ -90,83 +89,68 @@ class Berlin(Provider):
 
     def _ask(self, exchange: Exchange, body: bytes, token: str) -> tuple[str, Iterator[str]]:
         """Sends the question; returns the first piece and the rest, for a refused token may come as a first object."""
-        response = exchange.open(
-            "POST",
-            f"{self.base_url}/api/chat/completions",
-            headers={**self._protocol_headers(), "token": token, **self._headers},
-            body=body,
-        )
-        exchange.refuse_page(response)
-        pieces = self._contents(exchange, objects(exchange.chunks(response)))
+        response = exchange.post("/api/chat/completions", body, headers={**self._headers(), "token": token})
+        pieces = _contents(objects(exchange.chunks(response)))
         return next(pieces, ""), pieces
-
-    def _contents(self, exchange: Exchange, found: Iterator[dict[str, Any] | str]) -> Iterator[str]:
-        first = True
-        for value in found:
-            try:
-                piece = value["content"]  # type: ignore[index]
-            except (TypeError, KeyError):
-                piece = None
-            if piece.__class__ is not str:
-                raise _refusal(exchange, value, first)
-            first = False
-            if piece:
-                yield piece
 
     def _token(self, exchange: Exchange, stale: str | None = None) -> str:
         return self._login.get(exchange, lambda: self._log_in(exchange), stale)
 
     def _log_in(self, exchange: Exchange) -> str:
-        body = json.dumps({"account": self._account, "password": self._password}).encode()
-        headers = {**self._protocol_headers(), **self._headers}
+        login = {"account": self._account, "password": self._password}
         try:
-            response = exchange.open("POST", f"{self.base_url}/api/login", headers=headers, body=body)
+            response = exchange.post("/api/login", login, headers=self._headers())
         except ChatError as error:
             status = error.status or 0
             if 400 <= status < 500 and status not in _NOT_NOW:
-                raise exchange.error(
-                    AuthenticationError, f"the login was refused: {error.args[0]}", status=status
-                ) from error
+                raise _refused_login(error.detail or str(error.args[0]), status) from error
             raise
         answer = exchange.json(response)
         data = answer.get("data")
         token = data.get("token") if isinstance(data, dict) else None
         if not isinstance(token, str) or not token:
-            said = reason_in(json.dumps(answer).encode())
-            raise exchange.error(
-                AuthenticationError,
-                f"the login was refused: {said}. Check account and password",
-                status=response.status_code,
-            )
-        self._transport.secrets.add(token)
+            raise _refused_login(reason_in(json.dumps(answer).encode()), response.status_code)
+        self._secrets.add(token)
         try:
             checked_header(token, "the token")
         except InvalidRequest as error:
-            raise exchange.error(ProtocolError, str(error.args[0])) from None
+            raise ProtocolError(str(error)) from None
         return token
 
     def _can_log_in(self) -> bool:
         return self._account is not None and self._password is not None
 
-    def _protocol_headers(self) -> dict[str, str | None]:
+    def _headers(self) -> dict[str, str | None]:
         return {
             "Accept": "*/*",
             "Accept-Language": "en-US,en;q=0.9",
-            "Content-Type": "application/json",
             "Origin": self.base_url,
             "Referer": f"{self.base_url}/",
         }
 
 
-def _refusal(exchange: Exchange, value: dict[str, Any] | str, first: bool) -> ChatError:
+def _contents(found: Iterator[dict[str, Any] | str]) -> Iterator[str]:
+    first = True
+    for value in found:
+        try:
+            piece = value["content"]  # type: ignore[index]
+        except (TypeError, KeyError):
+            piece = None
+        if piece.__class__ is not str:
+            raise _refusal(value, first)
+        first = False
+        if piece:
+            yield piece
+
+
+def _refused_login(said: str, status: int) -> ChatError:
+    return AuthenticationError("the login was refused", detail=said, advice="Check account and password", status=status)
+
+
+def _refusal(value: dict[str, Any] | str, first: bool) -> ChatError:
     """The error for an object without a text, or for a line that is no object: the server's error message."""
-    body = (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).encode(
-        "utf-8", "replace"
-    )
-    code = value.get("code") if isinstance(value, dict) else None
-    if first and code in (401, 403):
-        return exchange.error(
-            AuthenticationError, f"the token was refused: {reason_in(body)}", status=200, body=body
-        )
-    line = body.decode()
-    return exchange.error(APIStatusError, f"the server says: {line}", status=200, body=body)
+    line = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if first and isinstance(value, dict) and value.get("code") in (401, 403):
+        said = reason_in(line.encode("utf-8", "replace"))
+        return AuthenticationError("the token was refused", detail=said, status=200, body=line)
+    return APIStatusError("the server says", detail=line, status=200, body=line)

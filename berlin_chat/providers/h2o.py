@@ -1,8 +1,7 @@
-"""H2o: the conversation protocol of chat-ui in 2023. ``protocols.md``, section "H2o"."""
+"""H2o: the conversation protocol of chat-ui in 2023. ``PROTOCOLS.md``, section "H2o"."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Generator
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -10,15 +9,17 @@ from uuid import uuid4
 
 from ..decoding import events, parse
 from ..errors import ChatError, ProtocolError, StreamInterrupted
-from ..login import Login
+from ..http.cleanup import RemoteResource, RemoteResources
+from ..http.failures import event_error
+from ..http.login import Login
+from ..http.transport import Exchange
 from ..messages import flatten
 from ..provider import Provider
-from ..reply import Details
-from ..transport import Exchange
+from ..reply import Metadata
 
 
 class H2o(Provider):
-    """A self-hosted chat-ui: settings once a session, a conversation a question, which is deleted whatever happens.
+    """A self-hosted chat-ui. Each question has a conversation of its own, which is deleted whatever happens.
 
     Args:
         base_url: the server's address; its other arguments are those of :class:`Provider`.
@@ -34,8 +35,9 @@ class H2o(Provider):
     def __init__(self, base_url: str | None = None, **configuration: Any) -> None:
         super().__init__(base_url, **configuration)
         self._settings: Login[object] = Login()
+        self._conversations: RemoteResources[str] = RemoteResources(self._transport, self._delete)
 
-    def _payload(self, messages: list[dict[str, Any]], model: str, options: dict[str, Any]) -> dict[str, Any]:
+    def payload(self, messages: list[dict[str, Any]], model: str, options: dict[str, Any]) -> dict[str, Any]:
         return {
             "inputs": flatten(messages),
             "parameters": {
@@ -57,32 +59,33 @@ class H2o(Provider):
             },
         }
 
-    def _pieces(
-        self, exchange: Exchange, body: bytes, model: str, details: Details
-    ) -> Generator[str, None, None]:
+    def pieces(self, exchange: Exchange, body: bytes, model: str, metadata: Metadata) -> Generator[str, None, None]:
         accepted = self._accept_settings(exchange, model)
-        conversation = exchange.lease(lambda own: self._create(own, model), self._delete)
+        conversation = RemoteResource(self._conversations, exchange, lambda own: self._create(own, model))
         try:
             try:
-                address = conversation.obtain()
+                path = conversation.create()
             except ChatError as error:
                 if error.status != 405:
                     raise
                 # The server knows our session no more: it was restarted, or the cookie has expired.
                 self._accept_settings(exchange, model, stale=accepted)
-                address = conversation.obtain()
-            response = exchange.open("POST", address, headers=self._json_headers(), body=body)
-            exchange.refuse_page(response)
+                path = conversation.create()
+            response = exchange.post(path, body, headers=self._headers())
             for data in events(exchange.chunks(response)):
-                text, ended = _token(exchange, data)
+                text, ended = _token(data)
                 if text:
                     yield text
                 if ended:
                     exchange.drain(response)
                     return
-            raise exchange.error(StreamInterrupted, "the stream ended without generated_text")
+            raise StreamInterrupted("the stream ended without generated_text")
         finally:
-            conversation.give_back()
+            conversation.delete()
+
+    def close(self) -> None:
+        super().close()
+        self._conversations.close()
 
     def _accept_settings(self, exchange: Exchange, model: str, stale: object | None = None) -> object:
         """Posts the settings form, which sets the session's cookie; once for all threads."""
@@ -95,44 +98,28 @@ class H2o(Provider):
                 "activeModel": model,
                 "searchEnabled": "true",
             }
-            headers = {**self._protocol_headers(), "Content-Type": "application/x-www-form-urlencoded"}
-            response = exchange.open(
-                "POST",
-                f"{self.base_url}/settings",
-                headers={**headers, **self._headers},
-                body=urlencode(form).encode(),
-                accept=(303,),
-            )
-            exchange.drain(response)
+            headers = {**self._headers(), "Content-Type": "application/x-www-form-urlencoded"}
+            exchange.drain(exchange.post("/settings", urlencode(form).encode(), headers=headers, accept=(200, 303)))
             return object()
 
         return self._settings.get(exchange, post, stale)
 
-    def _delete(self, exchange: Exchange, address: str) -> None:
-        exchange.drain(exchange.open("DELETE", address, headers=self._protocol_headers()))
-
     def _create(self, exchange: Exchange, model: str) -> str:
-        """Makes a conversation, and returns its address."""
-        response = exchange.open(
-            "POST",
-            f"{self.base_url}/conversation",
-            headers=self._json_headers(),
-            body=json.dumps({"model": model}).encode(),
-        )
-        answer = exchange.json(response)
+        """Makes a conversation, and returns its path."""
+        answer = exchange.json(exchange.post("/conversation", {"model": model}, headers=self._headers()))
         conversation = answer.get("conversationId")
         if not isinstance(conversation, str) or not conversation:
-            raise exchange.error(ProtocolError, f"an answer without conversationId: {answer}", status=200)
-        return f"{self.base_url}/conversation/{quote(conversation, safe='')}"
+            raise ProtocolError("an answer without conversationId", detail=str(answer), status=200)
+        return f"/conversation/{quote(conversation, safe='')}"
 
-    def _protocol_headers(self) -> dict[str, str | None]:
-        return {"Referer": f"{self.base_url}/", **self._headers}
+    def _delete(self, exchange: Exchange, path: str) -> None:
+        exchange.drain(exchange.request("DELETE", path, headers=self._headers()))
 
-    def _json_headers(self) -> dict[str, str | None]:
-        return {"Referer": f"{self.base_url}/", "Content-Type": "application/json", **self._headers}
+    def _headers(self) -> dict[str, str | None]:
+        return {"Referer": f"{self.base_url}/"}
 
 
-def _token(exchange: Exchange, data: bytes) -> tuple[str, bool]:
+def _token(data: bytes) -> tuple[str, bool]:
     """The text of one event, and whether it is the last."""
     try:
         event = parse(data)
@@ -142,4 +129,4 @@ def _token(exchange: Exchange, data: bytes) -> tuple[str, bool]:
             return text, event["generated_text"] is not None
     except (ValueError, KeyError, TypeError):
         pass
-    raise exchange.event_error(data, "a token")
+    raise event_error(data, "a token")

@@ -1,4 +1,4 @@
-"""Ylokh: OpenAI's chat completions, as model servers speak them. ``protocols.md``, section "Ylokh"."""
+"""Ylokh: OpenAI's chat completions, as model servers speak them. ``PROTOCOLS.md``, section "Ylokh"."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Any, ClassVar
 
 from ..decoding import events, parse
 from ..errors import APIStatusError, APITimeoutError, ProtocolError, StreamInterrupted
-from ..provider import Provider, checked_header
-from ..reply import Details
-from ..transport import Exchange
+from ..http.failures import event_error
+from ..http.transport import Exchange
+from ..provider import Provider
+from ..reply import Metadata
+from ..validation import checked_header
 
 
 class Ylokh(Provider):
@@ -30,21 +32,19 @@ class Ylokh(Provider):
     supports_message_history = True
     supports_gpt_35_turbo = True
     needs = "nothing; an API key where the server wants one"
-    _unstreamed: ClassVar[dict[str, Any]] = {"stream": False}
+    unstreamed: ClassVar[dict[str, Any]] = {"stream": False}
 
     #: The hosted service had its API at another address than its page.
     api_url = "https://chatapi.ylokh.xyz"
 
-    def __init__(
-        self, base_url: str | None = None, *, api_key: str | None = None, **configuration: Any
-    ) -> None:
+    def __init__(self, base_url: str | None = None, *, api_key: str | None = None, **configuration: Any) -> None:
         super().__init__(base_url, **configuration)
         if self.base_url is not None:
             self.base_url = self.base_url.removesuffix("/v1")
-        self._api_key = self._setting("api_key", api_key)
+        self._api_key = self.credential("api_key", api_key)
         checked_header(self._api_key, "api_key")
 
-    def _payload(self, messages: list[dict[str, Any]], model: str, options: dict[str, Any]) -> dict[str, Any]:
+    def payload(self, messages: list[dict[str, Any]], model: str, options: dict[str, Any]) -> dict[str, Any]:
         return {
             "messages": messages,
             "model": model,
@@ -57,41 +57,31 @@ class Ylokh(Provider):
             **options,
         }
 
-    def _pieces(
-        self, exchange: Exchange, body: bytes, model: str, details: Details
-    ) -> Generator[str, None, None]:
-        headers: dict[str, str | None] = {
-            "Content-Type": "application/json",
-            "Origin": self.base_url,
-            "Referer": f"{self.base_url}/",
-        }
+    def pieces(self, exchange: Exchange, body: bytes, model: str, metadata: Metadata) -> Generator[str, None, None]:
+        headers = {"Origin": self.base_url, "Referer": f"{self.base_url}/"}
         if self._api_key:
             headers["Authorization"] = f"Bearer {self._api_key}"
         api = self.api_url if self.base_url == self.url else self.base_url
-        response = exchange.open(
-            "POST", f"{api}/v1/chat/completions", headers={**headers, **self._headers}, body=body
-        )
-        kind = response.headers.get("Content-Type", "")
-        if "json" in kind:  # a plain completion, asked for or not
-            yield from _completion(exchange, exchange.json(response), details)
+        response = exchange.post(f"{api}/v1/chat/completions", body, headers=headers)
+        if "json" in response.headers.get("Content-Type", ""):  # a plain completion, asked for or not
+            yield from _completion(exchange.json(response), metadata)
             return
-        exchange.refuse_page(response)
         try:
             for data in events(exchange.chunks(response)):
                 if data == b"[DONE]":
                     exchange.drain(response)
                     return
-                if text := _delta(exchange, data, details):
+                if text := _delta(data, metadata):
                     yield text
         except (StreamInterrupted, APITimeoutError):
-            if details.finish_reason is None or exchange.interrupted:
+            if metadata.finish_reason is None or exchange.interrupted:
                 raise
-        if details.finish_reason is None:
-            raise exchange.error(StreamInterrupted, "the stream ended without [DONE] or a finish_reason")
+        if metadata.finish_reason is None:
+            raise StreamInterrupted("the stream ended without [DONE] or a finish_reason")
 
 
-def _delta(exchange: Exchange, data: bytes, details: Details) -> str | None:
-    """The text of one event; notes in ``details`` what else it says."""
+def _delta(data: bytes, metadata: Metadata) -> str | None:
+    """The text of one event; notes in ``metadata`` what else it says."""
     try:
         chunk = parse(data)
         choices = chunk["choices"]
@@ -99,38 +89,38 @@ def _delta(exchange: Exchange, data: bytes, details: Details) -> str | None:
             choice = choices[0]
             text = choice["delta"].get("content")
             if not text or choice.get("finish_reason") is not None:
-                details.finish_reason = choice.get("finish_reason") or details.finish_reason
-                details.usage = chunk.get("usage") or details.usage
-            if details.model is None:
-                details.model = chunk.get("model")
+                metadata.finish_reason = choice.get("finish_reason") or metadata.finish_reason
+                metadata.usage = chunk.get("usage") or metadata.usage
+            if metadata.model is None:
+                metadata.model = chunk.get("model")
             if text.__class__ is str or text is None:
                 return text
         elif choices is not None and "error" not in chunk:
-            details.usage = chunk.get("usage") or details.usage
+            metadata.usage = chunk.get("usage") or metadata.usage
             return None
     except (ValueError, KeyError, TypeError, AttributeError, IndexError):
         pass
-    raise exchange.event_error(data, "choices[0].delta.content")
+    raise event_error(data, "choices[0].delta.content")
 
 
-def _completion(exchange: Exchange, completion: dict[str, Any], details: Details) -> Iterator[str]:
+def _completion(completion: dict[str, Any], metadata: Metadata) -> Iterator[str]:
     """The text of a completion that came in one piece."""
-    body = str(completion).encode()
+    body = str(completion)
     if completion.get("error"):
         said = completion["error"]
         said = said.get("message", said) if isinstance(said, dict) else said
-        raise exchange.error(APIStatusError, f"the server says: {said}", status=200, body=body)
+        raise APIStatusError("the server says", detail=str(said), status=200, body=body)
     try:
         choice = completion["choices"][0]
         text = choice["message"]["content"]
         if not isinstance(text, (str, type(None))):
             raise TypeError
     except (KeyError, TypeError, IndexError):
-        raise exchange.error(
-            ProtocolError, "a completion without choices[0].message.content", status=200, body=body
+        raise ProtocolError(
+            "a completion without choices[0].message.content", detail=body, status=200, body=body
         ) from None
-    details.finish_reason = choice.get("finish_reason")
-    details.model = completion.get("model")
-    details.usage = completion.get("usage")
+    metadata.finish_reason = choice.get("finish_reason")
+    metadata.model = completion.get("model")
+    metadata.usage = completion.get("usage")
     if text:
         yield text

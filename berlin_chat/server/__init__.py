@@ -14,8 +14,9 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from ..errors import InvalidRequest
-from ..provider import Provider, checked_header
+from ..provider import Provider
 from ..providers import get_provider
+from ..validation import checked_header
 from .app import App
 from .echo import Echo
 from .house import House
@@ -61,9 +62,7 @@ class LocalServer:
         checked_header(password, "password")
         if not 0 <= delay < threading.TIMEOUT_MAX:
             raise InvalidRequest("delay must be seconds, and not negative")
-        self._house = House(
-            upstream=Echo() if upstream is None else upstream, delay=delay, password=password or None
-        )
+        self._house = House(upstream=Echo() if upstream is None else upstream, delay=delay, password=password or None)
         self._app = App(self._house)
         self._serving = Serving(self._app, host, port)
 

@@ -1,4 +1,4 @@
-"""The server's side of Acytoo. ``protocols.md``, section "Acytoo"."""
+"""The server's side of Acytoo. ``PROTOCOLS.md``, section "Acytoo"."""
 
 from __future__ import annotations
 
@@ -29,7 +29,5 @@ class AcytooSide(Side):
         checked(number(question.get("temperature")), "temperature must be a number")
         checked(isinstance(question.get("messages"), list), "messages must be a list")
         # The protocol fixes the model, so it is no wish of the caller's.
-        answer = self.house.answer(
-            as_list(question["messages"]), None, {"temperature": question["temperature"]}
-        )
+        answer = self.house.answer(as_list(question["messages"]), None, {"temperature": question["temperature"]})
         return Response(200, "text/plain; charset=utf-8", Stream(answer, iter(answer)))

@@ -65,9 +65,7 @@ class App:
                     return _answered(side, handler, request, match.groups())
                 allowed.append(method)
         if allowed:
-            return json_response(
-                {"error": {"message": "method not allowed"}}, 405, {"Allow": ", ".join(allowed)}
-            )
+            return json_response({"error": {"message": "method not allowed"}}, 405, {"Allow": ", ".join(allowed)})
         return json_response({"error": {"message": f"there is no {request.path} here"}}, 404)
 
 

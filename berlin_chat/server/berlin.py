@@ -1,4 +1,4 @@
-"""The server's side of Berlin. ``protocols.md``, section "Berlin"."""
+"""The server's side of Berlin. ``PROTOCOLS.md``, section "Berlin"."""
 
 from __future__ import annotations
 
@@ -35,9 +35,7 @@ class BerlinSide(Side):
     def log_in(self, request: Request) -> Response:
         login = request.json()
         account, password = login.get("account"), login.get("password")
-        checked(
-            isinstance(account, str) and isinstance(password, str), "account and password must be strings"
-        )
+        checked(isinstance(account, str) and isinstance(password, str), "account and password must be strings")
         if not account or not self.house.lets_in(password):
             return json_response({"code": 401, "msg": "wrong account or password", "data": None})
         token = secrets.token_urlsafe(24)

@@ -1,4 +1,4 @@
-"""The server's side of H2o, chat-ui's conversations. ``protocols.md``, section "H2o"."""
+"""The server's side of H2o, chat-ui's conversations. ``PROTOCOLS.md``, section "H2o"."""
 
 from __future__ import annotations
 
@@ -90,9 +90,7 @@ class H2oSide(Side):
         numbers(parameters, "temperature", "truncate", "max_new_tokens", "repetition_penalty")
         wishes = {_RENAMED.get(key, key): value for key, value in parameters.items() if key not in _OWN}
         answer = self.house.answer(prompt, None if model == H2o.default_model else model, wishes)
-        return Response(
-            200, "text/event-stream", Stream(answer, _events(answer)), {"Cache-Control": "no-cache"}
-        )
+        return Response(200, "text/event-stream", Stream(answer, _events(answer)), {"Cache-Control": "no-cache"})
 
     def delete(self, request: Request, conversation: str) -> Response:
         self._conversation(request, conversation)

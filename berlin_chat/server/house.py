@@ -8,7 +8,7 @@ import threading
 from collections.abc import Generator, Iterator
 from typing import Any
 
-from ..cancelling import CancelToken
+from ..cancellation import CancelToken
 from ..errors import InvalidRequest
 from ..provider import Provider
 from ..reply import Reply
@@ -47,9 +47,7 @@ class House:
     @property
     def model(self) -> str:
         """The model that the upstream answers with unless another is asked for."""
-        return str(
-            getattr(self._upstream, "model", None) or getattr(self._upstream, "default_model", "default")
-        )
+        return str(getattr(self._upstream, "model", None) or getattr(self._upstream, "default_model", "default"))
 
     def answer(self, messages: Any, model: str | None, options: dict[str, Any]) -> Answer:
         """Asks the upstream, and waits for its first piece, so that an error can still be a status.

@@ -29,7 +29,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from ..cancelling import SIGNAL_INTERVAL
+from ..cancellation import SIGNAL_INTERVAL
 from ..errors import ChatError
 
 try:

@@ -1,4 +1,4 @@
-"""The server's side of Ylokh, OpenAI's chat completions. ``protocols.md``, section "Ylokh"."""
+"""The server's side of Ylokh, OpenAI's chat completions. ``PROTOCOLS.md``, section "Ylokh"."""
 
 from __future__ import annotations
 
@@ -46,9 +46,7 @@ class YlokhSide(Side):
         checked(isinstance(messages, list) and messages, "messages must be a list that is not empty")
         checked(isinstance(model, str) and model, "model must be a string")
         checked(isinstance(stream, bool), "stream must be a boolean")
-        checked(
-            stream_options is None or isinstance(stream_options, dict), "stream_options must be an object"
-        )
+        checked(stream_options is None or isinstance(stream_options, dict), "stream_options must be an object")
         given = {name: value for name, value in question.items() if value is not None}
         numbers(given, "temperature", "top_p", "presence_penalty", "frequency_penalty", "max_tokens")
         if not stream or not stream_options:  # they are the upstream's too, which alone can count

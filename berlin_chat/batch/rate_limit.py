@@ -1,16 +1,14 @@
-"""How fast a batch asks: a rate that the caller sets, and the rate that a server's refusals teach."""
+"""How fast questions are asked: a rate that the caller sets, and the rate that a server's refusals teach."""
 
 from __future__ import annotations
 
 import re
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from time import monotonic
 
-from .errors import InvalidRequest
+from ..errors import InvalidRequest
 
 #: The pause after a refusal that names none, and the longest that is obeyed, in seconds.
 PAUSE, LONGEST_PAUSE = 1.0, 60.0
@@ -37,11 +35,11 @@ def seconds_between(rate: str) -> float:
     return _UNITS[match[2]] / float(match[1])
 
 
-class Pace:
-    """When the next question may be sent. Shared by all threads of a batch; one lock guards it.
+class RateLimiter:
+    """Says when the next question may be sent. Shared by all threads of a batch; one lock guards it.
 
     A refusal (429) makes everybody wait as long as the server asked, and then ask a little slower than what it
-    took before. After a while without refusals the pace recovers, never beyond the rate that the caller set.
+    took before. After a while without refusals the rate recovers, never beyond the rate that the caller set.
 
     Args:
         interval: the least seconds between two questions; 0 for no limit.
@@ -74,9 +72,7 @@ class Pace:
             if moment > now:
                 sleep(moment - now)
             with self._lock:
-                if (
-                    refusals == self._refusals
-                ):  # else the moment was given before a pause that has begun since
+                if refusals == self._refusals:  # else the moment was given before a pause that has begun since
                     self._sent.append(monotonic())
                     return
 
@@ -97,21 +93,3 @@ class Pace:
     def _recover(self, now: float) -> None:
         if self._interval > self._least and now - self._refused_at > QUIET:
             self._interval = max(self._interval * RECOVERY, self._least)
-
-
-_current: ContextVar[Pace | None] = ContextVar("pace", default=None)
-
-
-def current_pace() -> Pace | None:
-    """Returns the pace of the batch that this thread works for, None outside of one."""
-    return _current.get()
-
-
-@contextmanager
-def working_at(pace: Pace) -> Iterator[None]:
-    """Makes it the pace of this thread's questions."""
-    before = _current.set(pace)
-    try:
-        yield
-    finally:
-        _current.reset(before)

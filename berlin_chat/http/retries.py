@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import requests
 
-from .errors import APIConnectionError, APITimeoutError, ChatError
+from ..errors import APIConnectionError, APITimeoutError, ChatError
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState, Retrying

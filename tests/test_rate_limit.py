@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from berlin_chat import InvalidRequest, Provider, RateLimitError, ask_many, stream_many
-from berlin_chat import pace as pace_module
-from berlin_chat.pace import LONGEST_PAUSE, Pace, current_pace, seconds_between, working_at
+from berlin_chat.batch import rate_limit
+from berlin_chat.batch.rate_limit import LONGEST_PAUSE, RateLimiter, seconds_between
 from wire import YLOKH, Connection, Recorded, Wire, speak
 
 Make = Callable[..., Provider]
@@ -23,7 +23,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr(pace_module, "monotonic", lambda: self.now)
+        monkeypatch.setattr(rate_limit, "monotonic", lambda: self.now)
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -48,96 +48,102 @@ def test_a_wrong_rate_is_refused(rate: Any) -> None:
         seconds_between(rate)
 
 
-def moments(pace: Pace, clock: Clock, count: int) -> list[float]:
+def moments(limiter: RateLimiter, clock: Clock, count: int) -> list[float]:
     started = clock.now
     found = []
     for _ in range(count):
-        pace.wait(clock.sleep)
+        limiter.wait(clock.sleep)
         found.append(round(clock.now - started, 6))
     return found
 
 
 def test_questions_are_evenly_spaced(clock: Clock) -> None:
-    assert moments(Pace(0.5), clock, 4) == [0, 0.5, 1.0, 1.5]
-    assert moments(Pace(), clock, 4) == [0, 0, 0, 0]
+    assert moments(RateLimiter(0.5), clock, 4) == [0, 0.5, 1.0, 1.5]
+    assert moments(RateLimiter(), clock, 4) == [0, 0, 0, 0]
 
 
 def test_time_that_was_not_used_is_not_saved_up(clock: Clock) -> None:
-    pace = Pace(0.5)
-    moments(pace, clock, 2)
+    limiter = RateLimiter(0.5)
+    moments(limiter, clock, 2)
     clock.sleep(60)
-    assert moments(pace, clock, 3) == [0, 0.5, 1.0]
+    assert moments(limiter, clock, 3) == [0, 0.5, 1.0]
 
 
 def test_several_questions_at_once_take_as_long_as_one_after_the_other(clock: Clock) -> None:
-    pace = Pace(0.5)
-    pace.wait(clock.sleep, questions=4)
-    assert moments(pace, clock, 1) == [2.0]
+    limiter = RateLimiter(0.5)
+    limiter.wait(clock.sleep, questions=4)
+    assert moments(limiter, clock, 1) == [2.0]
 
 
-def test_a_refusal_pauses_everybody_and_teaches_the_pace(clock: Clock) -> None:
-    pace = Pace()
-    moments(pace, clock, 20)
-    pace.refused(1.0)
-    first, second, third = moments(pace, clock, 3)
+def test_a_refusal_pauses_everybody_and_teaches_the_limiter(clock: Clock) -> None:
+    limiter = RateLimiter()
+    moments(limiter, clock, 20)
+    limiter.refused(1.0)
+    first, second, third = moments(limiter, clock, 3)
     assert first == 1.0
     assert second - first == pytest.approx(1.1 / 20)
     assert third - second == pytest.approx(1.1 / 20)
 
 
 def test_refusals_of_questions_that_were_sent_before_the_pause_teach_nothing_more(clock: Clock) -> None:
-    pace = Pace()
-    moments(pace, clock, 20)
+    limiter = RateLimiter()
+    moments(limiter, clock, 20)
     for _ in range(12):
-        pace.refused(1.0)
-    first, second = moments(pace, clock, 2)
+        limiter.refused(1.0)
+    first, second = moments(limiter, clock, 2)
     assert second - first == pytest.approx(1.1 / 20)
 
 
 def test_a_pause_without_a_length_and_one_too_long_are_bounded(clock: Clock) -> None:
-    pace = Pace()
-    pace.refused(None)
-    assert moments(pace, clock, 1) == [pace_module.PAUSE]
-    pace.refused(100_000)
-    assert moments(pace, clock, 1) == [LONGEST_PAUSE]
+    limiter = RateLimiter()
+    limiter.refused(None)
+    assert moments(limiter, clock, 1) == [rate_limit.PAUSE]
+    limiter.refused(100_000)
+    assert moments(limiter, clock, 1) == [LONGEST_PAUSE]
 
 
 def test_a_moment_that_was_given_before_a_pause_is_given_anew(clock: Clock) -> None:
-    pace = Pace(0.5)
-    pace.wait(clock.sleep)
+    limiter = RateLimiter(0.5)
+    limiter.wait(clock.sleep)
 
     def sleep_through_a_refusal(seconds: float) -> None:
         clock.sleep(seconds)
         if clock.now < 1001:
-            pace.refused(5.0)
+            limiter.refused(5.0)
 
-    pace.wait(sleep_through_a_refusal)
+    limiter.wait(sleep_through_a_refusal)
     assert clock.now >= 1005.5
 
 
-def test_the_pace_recovers_but_never_beyond_the_callers_rate(clock: Clock) -> None:
-    pace = Pace(0.01)
-    moments(pace, clock, 10)
-    pace.refused(1.0)
-    slow = moments(pace, clock, 2)
-    clock.sleep(pace_module.QUIET)
-    moments(pace, clock, 1000)
-    quick = moments(pace, clock, 3)
+def test_the_rate_recovers_but_never_beyond_the_callers_rate(clock: Clock) -> None:
+    limiter = RateLimiter(0.01)
+    moments(limiter, clock, 10)
+    limiter.refused(1.0)
+    slow = moments(limiter, clock, 2)
+    clock.sleep(rate_limit.QUIET)
+    moments(limiter, clock, 1000)
+    quick = moments(limiter, clock, 3)
     assert slow[1] - slow[0] > 0.1
     assert quick[2] - quick[1] == pytest.approx(0.01)
 
 
-def test_the_pace_belongs_to_the_thread_that_works_for_a_batch() -> None:
-    pace = Pace()
-    assert current_pace() is None
-    with working_at(pace):
-        assert current_pace() is pace
-        seen: list[Any] = []
-        thread = threading.Thread(target=lambda: seen.append(current_pace()))
-        thread.start()
-        thread.join()
-        assert seen == [None]
-    assert current_pace() is None
+def test_questions_of_a_persons_own_loop_may_share_a_limiter(provider_for: Make, wire: Wire) -> None:
+    limiter = RateLimiter()
+    refused = []
+
+    def first_is_refused(request: Recorded, connection: Connection) -> None:
+        if refused:
+            speak(YLOKH, ["ok"])(request, connection)
+        else:
+            refused.append(1)
+            connection.respond(429, {}, {"Retry-After": "1"})
+
+    provider = provider_for(YLOKH, first_is_refused, retries=1)
+    started = time.monotonic()
+    assert provider.ask("Hi", limiter=limiter) == "ok"
+    assert time.monotonic() - started >= 1
+    assert limiter._interval > 0, "the limiter was not told of the refusal"
+    assert "limiter" not in wire.requests[0].json
 
 
 def test_a_batch_keeps_its_rate(provider_for: Make, wire: Wire) -> None:

@@ -13,12 +13,11 @@ from pathlib import Path
 from time import time
 from typing import Any, TextIO, cast
 
-from .cancelling import CancelToken
-from .checkpoint import Answer, Form, PlainForm
-from .errors import InvalidRequest
-from .messages import Messages, as_list
-from .provider import Provider
-from .reply import Reply
+from ..errors import InvalidRequest
+from ..messages import Messages, as_list
+from ..provider import Provider
+from ..reply import Reply
+from .checkpoint import Answer, Format, PlainFormat
 
 
 class Prompts:
@@ -40,9 +39,7 @@ class Prompts:
         self._count: int | None = None
         self.are_requests = False
         if path == "-":
-            self._text: TextIO = io.TextIOWrapper(
-                sys.stdin.buffer, encoding="utf-8-sig", errors="replace", newline=""
-            )
+            self._text: TextIO = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", errors="replace", newline="")
             self._begun = self._text.readline()
             self._read = self._reader(self._begun)
         else:
@@ -71,9 +68,7 @@ class Prompts:
         suffix = Path(self._path).suffix.lower()
         if suffix in (".csv", ".tsv"):
             return self._cells
-        if suffix in (".jsonl", ".ndjson", ".json") or (
-            suffix != ".txt" and first_line.lstrip()[:1] in ("{", "[")
-        ):
+        if suffix in (".jsonl", ".ndjson", ".json") or (suffix != ".txt" and first_line.lstrip()[:1] in ("{", "[")):
             self.are_requests = _is_request(_json_or_none(first_line))
             return self._objects
         return self._lines
@@ -89,9 +84,7 @@ class Prompts:
         names = list(rows.fieldnames or [])
         column = self._column or ("prompt" if "prompt" in names else next(iter(names), None))
         if column not in names:
-            raise InvalidRequest(
-                f"{self._name} has no column {column!r}: it has {', '.join(map(repr, names))}"
-            )
+            raise InvalidRequest(f"{self._name} has no column {column!r}: it has {', '.join(map(repr, names))}")
         for row in rows:
             if not (cell := row[column]) or not cell.strip():
                 raise InvalidRequest(f"{self._name}, line {rows.line_num}: the column {column!r} is empty")
@@ -139,11 +132,7 @@ def _is_request(value: Any) -> bool:
 def _prompt_in(value: Any, as_request: bool) -> Messages:
     """The prompt in one JSON value; raises InvalidRequest where there is none."""
     if as_request:
-        if (
-            not _is_request(value)
-            or not isinstance(value["custom_id"], str)
-            or not isinstance(value["body"], dict)
-        ):
+        if not _is_request(value) or not isinstance(value["custom_id"], str) or not isinstance(value["body"], dict):
             raise InvalidRequest('a request must have a "custom_id" and a "body"')
         as_list(value["body"].get("messages", []))
         url = value.get("url", "/v1/chat/completions")
@@ -172,31 +161,19 @@ class Requests(Provider):
         """As the provider's."""
         self._provider.check_address()
 
-    def ask(
-        self,
-        messages: Messages,
-        model: str | None = None,
-        *,
-        deadline: float | None = None,
-        cancel: CancelToken | None = None,
-        **options: Any,
-    ) -> Reply:
+    def ask(self, messages: Messages, model: str | None = None, **question: Any) -> Reply:
         """Asks one request line."""
         body = dict(cast(Any, messages)["body"])
         for field in ("stream", "stream_options"):
             body.pop(field, None)
-        return self._provider.ask(
-            body.pop("messages"),
-            body.pop("model", None) or model,
-            deadline=deadline,
-            cancel=cancel,
-            **{**options, **body},
-        )
+        prompt, model = body.pop("messages"), body.pop("model", None) or model
+        return self._provider.ask(prompt, model, **{**question, **body})
 
 
-class RequestForm:
+class BatchFormat:
     """OpenAI's batch output. Its ``id`` holds the index and a digest of the request, by which it is known again."""
 
+    beginning = b'{"id": "batch_req_'
     _ID = re.compile(r"batch_req_(\d+)_([0-9a-f]{16})")
 
     def encode(self, answer: Answer) -> dict[str, Any]:
@@ -207,7 +184,7 @@ class RequestForm:
             "message": {"role": "assistant", "content": str(reply)},
             "finish_reason": reply.finish_reason or "stop",
         }
-        name = f"{answer.index}_{self.mark(answer.prompt)}"
+        name = f"{answer.index}_{self.fingerprint(answer.prompt)}"
         body = {
             "id": f"chatcmpl-{name}",
             "object": "chat.completion",
@@ -238,12 +215,12 @@ class RequestForm:
         )
         return int(match[1]), match[2], reply
 
-    def mark(self, prompt: Any) -> Any:
+    def fingerprint(self, prompt: Any) -> Any:
         """Returns a digest of a request line."""
         canonical = json.dumps(prompt, sort_keys=True).encode()
         return hashlib.sha256(canonical).hexdigest()[:16]
 
 
-def form_of(prompts: Prompts) -> Form:
-    """Returns the form of the answers to these prompts."""
-    return RequestForm() if prompts.are_requests else PlainForm()
+def format_of(prompts: Prompts) -> Format:
+    """Returns the format of the answers to these prompts."""
+    return BatchFormat() if prompts.are_requests else PlainFormat()

@@ -1,0 +1,233 @@
+"""``ask_many``: many questions at once, whole answers.
+
+The prompts are read in the caller's thread, a bounded number ahead, so that an endless generator works and memory
+does not grow with its length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack
+from itertools import chain, islice
+from time import monotonic
+from typing import Any, Literal
+
+from ..cancellation import SIGNAL_INTERVAL, CancelToken
+from ..errors import InvalidRequest
+from ..messages import Messages
+from ..provider import Provider
+from .checkpoint import Answer, Checkpoint
+from .in_flight import InFlight
+from .processes import InProcess, warn_of_hanging
+from .progress import Progress
+from .questions import Chunk, Questions, checked_arguments
+from .rate_limit import seconds_between
+
+#: How many prompts are taken ahead for each worker: in turn, a slow one must not let the others run out of work.
+AHEAD, AHEAD_IN_TURN = 2, 4
+#: How many chunks are on their way to other processes.
+CHUNKS_AHEAD = 256
+#: How many prompts of a chunk each thread of a worker process gets, unless told otherwise.
+CHUNK_ROUNDS = 8
+#: How far the prompts are read before the first question, to see whether a checkpoint belongs to them.
+LOOK_AHEAD = 10_000
+
+
+def ask_many(
+    provider: Provider,
+    prompts: Iterable[Messages],
+    *,
+    max_workers: int = 8,
+    ordered: bool = True,
+    model: str | None = None,
+    progress: bool = False,
+    rate: str | None = None,
+    checkpoint: Any = None,
+    executor: Executor | None = None,
+    chunk_size: int | None = None,
+    on_error: Literal["return", "raise"] = "return",
+    deadline: float | None = None,
+    cancel: CancelToken | None = None,
+    **options: Any,
+) -> Generator[Answer, None, None]:
+    """Asks many questions over a pool of threads; a generator of :class:`Answer`.
+
+    The arguments are checked at the call; the first ``next`` starts the threads. Leaving the loop, however that
+    happens, cancels what is in flight, and returns when the threads have ended; a chunk that another process has begun
+    is finished there, and its answers are lost.
+
+    Args:
+        provider: shared by all threads; a ``Fallback`` or ``Race`` too.
+        prompts: any iterable of what ``Provider.stream`` takes as messages. It is read in the caller's thread, as far
+            ahead as the threads need.
+        max_workers: how many questions are in flight at the same time.
+        ordered: yield in the order of the prompts; otherwise in the order in which they are answered.
+        model, deadline, options: of each question, as in ``Provider.stream``.
+        progress: show a progress bar (extra ``[notebook]`` or ``[cli]``).
+        rate: at most so many questions, such as ``"60/min"``, evenly spaced. With or without it, a 429 slows the
+            whole batch as long as the server asks.
+        checkpoint: a file to which each answer is appended. With the same file, only what is missing is asked. Errors
+            are not kept: they are asked again.
+        executor: runs the questions instead of threads of its own. If it is a ``ThreadPoolExecutor``, give the number
+            of its threads as ``max_workers``. One that crosses processes gets chunks of prompts, at most 256 ahead,
+            each of which a pool of ``max_workers`` threads answers there; the provider crosses as configuration. The
+            rate is then kept from chunk to chunk, and a 429 slows the process that met it.
+        chunk_size: how many prompts such a chunk holds; 8 for each thread unless told otherwise.
+        on_error: ``"return"`` an Answer with its error, or ``"raise"`` the first, which ends everything.
+        cancel: ends everything, from any thread: the loop gets ``Cancelled``.
+
+    Raises:
+        InvalidRequest, ProviderNotWorking: at the call.
+        InvalidRequest: at the first ``next``, where the checkpoint belongs to other prompts.
+        ChatError: with ``on_error="raise"``.
+
+    >>> from berlin_chat.server import LocalServer
+    >>> with LocalServer() as server:
+    ...     for answer in ask_many(server.provider("ylokh"), ["one", "two"], max_workers=2):
+    ...         print(answer.index, answer.reply[-3:])
+    0 one
+    1 two
+    """
+    checked_arguments(max_workers, chunk_size, on_error)
+    interval = seconds_between(rate) if rate is not None else 0.0
+    questions = Questions(provider, interval, model=model, deadline=deadline, **options)
+    kept = checkpoint if checkpoint is None or isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
+    if executor is None or isinstance(executor, ThreadPoolExecutor):
+        ahead = max_workers * (AHEAD_IN_TURN if ordered else AHEAD)
+        in_flight: InFlight[Answer] = InFlight(executor, max_workers, ahead, cancel)
+        questions.stop, questions.checkpoint = in_flight.stop, kept
+        batch = Batch(questions.ask_chunk, in_flight, kept, 1, 0.0)
+    else:
+        warn_of_hanging(executor)
+        size = chunk_size or CHUNK_ROUNDS * max_workers
+        in_flight = InFlight(executor, 0, CHUNKS_AHEAD * size, cancel, _recorder(kept))
+        # Threads elsewhere wait by themselves only for what their own process was refused.
+        batch = Batch(InProcess(questions, max_workers), in_flight, kept, size, interval)
+    bar = Progress(prompts) if progress else None
+    return batch.answers(iter(prompts), bar, InTurn() if ordered else None, on_error)
+
+
+class Batch:
+    """One call of ``ask_many``: takes prompts, has them asked, and yields what comes.
+
+    Args:
+        work: answers a chunk of prompts, in another thread or process.
+        size: how many prompts such a chunk holds.
+        interval: the seconds between two questions where those who answer do not keep them themselves.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Chunk], list[Answer]],
+        in_flight: InFlight[Answer],
+        checkpoint: Checkpoint | None,
+        size: int,
+        interval: float,
+    ) -> None:
+        self._work = work
+        self._in_flight = in_flight
+        self._checkpoint = checkpoint
+        self._size = size
+        self._interval = interval
+        self._next: Chunk | Answer | None = None  # taken, and waiting for its moment
+        self._moment = 0.0
+
+    def answers(
+        self, prompts: Iterator[Messages], progress: Progress | None, in_turn: InTurn | None, on_error: str
+    ) -> Generator[Answer, None, None]:
+        """Yields the answers; owns all that is open meanwhile."""
+        with ExitStack() as stack:
+            if self._checkpoint is not None:
+                stack.enter_context(self._checkpoint)
+                prompts = _belonging(self._checkpoint, prompts)
+            if progress is not None:
+                stack.enter_context(progress)
+            stack.enter_context(self._in_flight)
+            chunks = _chunks(prompts, self._size, self._checkpoint)
+            while self._take(chunks):
+                due_in = SIGNAL_INTERVAL if self._next is None else self._moment - monotonic()
+                for answer in self._in_flight.results(min(max(due_in, 0.0), SIGNAL_INTERVAL)):
+                    if answer.error is not None and on_error == "raise":
+                        raise answer.error
+                    for due in (answer,) if in_turn is None else in_turn.add(answer):
+                        if progress is not None:
+                            progress.advance(due)
+                        yield due
+                        self._in_flight.taken -= 1
+
+    def _take(self, chunks: Iterator[Chunk | Answer]) -> bool:
+        """Takes prompts as long as there is room; says whether anything is still to come."""
+        while self._in_flight.has_room:
+            if self._next is None:
+                self._next = next(chunks, None)
+            if self._next is None:
+                return not self._in_flight.is_done
+            if isinstance(self._next, Answer):
+                self._in_flight.pass_on(self._next)
+            else:
+                now = monotonic()
+                if now < self._moment:
+                    break
+                self._moment = now + self._interval * len(self._next)
+                self._in_flight.submit(self._work, self._next, prompts=len(self._next))
+            self._next = None
+            if self._size > 1 and not self._in_flight.arrived.empty():
+                break  # there is room for so many that an answer must not wait until they are all taken
+        return True
+
+
+class InTurn:
+    """Puts answers into the order of their prompts."""
+
+    def __init__(self) -> None:
+        self._early: dict[int, Answer] = {}
+        self._turn = 0
+
+    def add(self, answer: Answer) -> Iterator[Answer]:
+        """Yields all answers whose turn has come."""
+        self._early[answer.index] = answer
+        while self._turn in self._early:
+            due = self._early.pop(self._turn)
+            self._turn += 1
+            yield due
+
+
+def _recorder(checkpoint: Checkpoint | None) -> Callable[[list[Answer]], None] | None:
+    """What keeps answers that come from other processes; those of this one are recorded where they are made."""
+
+    def record(answers: list[Answer]) -> None:
+        for answer in answers:
+            checkpoint.record(answer)  # type: ignore[union-attr]
+
+    return None if checkpoint is None else record
+
+
+def _chunks(prompts: Iterable[Messages], size: int, checkpoint: Checkpoint | None) -> Iterator[Chunk | Answer]:
+    """Yields chunks of what is to be asked, and the answers that are there already."""
+    chunk: Chunk = []
+    for index, prompt in enumerate(prompts):
+        answer = checkpoint.find(index, prompt) if checkpoint is not None else None
+        if answer is not None:
+            yield answer
+            continue
+        chunk.append((index, prompt))
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _belonging(checkpoint: Checkpoint, prompts: Iterator[Messages]) -> Iterator[Messages]:
+    """Returns the prompts, of which a few were read to see whether the checkpoint belongs to them."""
+    first = checkpoint.first
+    if first is None or first > LOOK_AHEAD:
+        return prompts
+    read = list(islice(prompts, first + 1))
+    if len(read) <= first:
+        raise InvalidRequest(
+            f"{checkpoint.path} belongs to other prompts: it has an answer {first}, but there are {len(read)} prompts"
+        )
+    checkpoint.find(first, read[first])
+    return chain(read, prompts)

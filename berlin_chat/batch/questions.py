@@ -1,0 +1,75 @@
+"""How each prompt of a batch is asked, here or in another process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from time import monotonic
+from typing import Any
+
+from ..cancellation import CancelToken
+from ..errors import ChatError, InvalidRequest
+from ..messages import Messages
+from ..provider import Provider
+from ..validation import checked_count, checked_seconds
+from .checkpoint import Answer, Checkpoint
+from .in_flight import sleeper
+from .rate_limit import RateLimiter
+
+Chunk = list[tuple[int, Messages]]
+
+
+class Questions:
+    """What all questions of a batch have in common. Pickled, it is configuration.
+
+    Args:
+        arguments: those of ``Provider.stream`` beside the messages.
+    """
+
+    def __init__(self, provider: Provider, interval: float = 0.0, **arguments: Any) -> None:
+        provider.check_address()
+        checked_seconds(arguments.get("deadline"), "deadline")
+        self.limiter = RateLimiter(interval)
+        self._provider = provider
+        self._arguments = arguments
+        self.stop = CancelToken()
+        self.checkpoint: Checkpoint | None = None
+
+    def __reduce__(self) -> Any:
+        return _restored, (self._provider, self._arguments)
+
+    def ask(self, index: int, prompt: Messages) -> Answer:
+        """Returns the answer to one prompt, which is on disk then; an error of the provider's is in it."""
+        started = monotonic()
+        try:
+            self.limiter.wait(sleeper(self.stop))
+            started = monotonic()
+            reply = self._provider.ask(prompt, cancel=self.stop, limiter=self.limiter, **self._arguments)
+        except ChatError as error:
+            return Answer(index, prompt, None, error, monotonic() - started, error.attempts)
+        answer = Answer(index, prompt, reply, None, monotonic() - started, reply.attempts)
+        # Here, and not where it is yielded: a loop that is slow, or killed, must not lose it.
+        if self.checkpoint is not None:
+            self.checkpoint.record(answer)
+        return answer
+
+    def stream(self, prompt: Messages) -> Iterator[str]:
+        """Yields the pieces of the reply to one prompt."""
+        self.limiter.wait(sleeper(self.stop))
+        return self._provider.stream(prompt, cancel=self.stop, limiter=self.limiter, **self._arguments)
+
+    def ask_chunk(self, chunk: Chunk) -> list[Answer]:
+        """Returns the answers to some prompts, asked one after the other."""
+        return [self.ask(index, prompt) for index, prompt in chunk]
+
+
+def _restored(provider: Provider, arguments: dict[str, Any]) -> Questions:
+    return Questions(provider, **arguments)
+
+
+def checked_arguments(max_workers: int, chunk_size: int | None, on_error: str) -> None:
+    """Looks at the arguments that batches have in common."""
+    checked_count(max_workers, "max_workers", 1)
+    if chunk_size is not None:
+        checked_count(chunk_size, "chunk_size", 1)
+    if on_error not in ("return", "raise"):
+        raise InvalidRequest(f'on_error must be "return" or "raise", not {on_error!r}')

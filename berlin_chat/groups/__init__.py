@@ -1,0 +1,1 @@
+"""Several providers that look like one."""

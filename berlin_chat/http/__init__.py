@@ -1,0 +1,1 @@
+"""One question's way over the network. Nothing here knows a protocol."""

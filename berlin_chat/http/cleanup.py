@@ -1,0 +1,200 @@
+"""What a question makes on the server, and deletes there again, however soon its caller leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Generic, TypeVar, cast
+
+from ..cancellation import Deadline
+from ..errors import ChatError
+from ..process import after_fork, at_exit
+from .connections import working_for
+from .transport import Exchange, Transport
+
+T = TypeVar("T")
+
+#: How long deleting may take, in seconds.
+LAST_TIMEOUT = 5.0
+#: How long a caller who was cancelled is kept for it, in seconds; it goes on behind them.
+LAST_GRACE = 0.1
+#: How long the end of the process is kept for all of it, in seconds.
+EXIT_GRACE = 0.7
+#: How long a thread waits for its next work, in seconds.
+IDLE = 1.0
+
+
+class Workers:
+    """Threads that are used again: an idle one takes the next work, and ends when none comes.
+
+    ``run`` may be called from any thread, a signal handler or a finalizer: a mark in ``_idle`` stands for each thread
+    that waits, and whoever pops it, which is atomic, has it: to give it work, or to end it.
+    """
+
+    def __init__(self) -> None:
+        self._closed = False
+        self.reset()
+        after_fork(self)
+
+    def reset(self) -> None:
+        """Starts afresh: threads do not come along into a child process."""
+        self._work: SimpleQueue[tuple[Callable[[], object], Callable[[], object]] | None] = SimpleQueue()
+        self._idle: list[None] = []
+        self._threads: set[threading.Thread] = set()
+
+    def run(self, work: Callable[[], object], then: Callable[[], object] = bool) -> None:
+        """Has it done in another thread, which calls ``then`` when it has done and forgotten it."""
+        self._work.put((work, then))
+        if not self._claim():
+            # A daemon: the end of the process waits for it no longer than EXIT_GRACE.
+            thread = threading.Thread(target=self._run, name="cleaning up", daemon=True)
+            self._threads.add(thread)
+            thread.start()
+
+    def _claim(self) -> bool:
+        try:
+            self._idle.pop()
+        except IndexError:
+            return False
+        return True
+
+    def _run(self) -> None:
+        while True:
+            try:
+                given = self._work.get(timeout=IDLE)
+            except Empty:
+                if self._claim():
+                    break
+                continue  # somebody has claimed this thread: work is on its way
+            if given is None:
+                break
+            work, then = given
+            work()
+            del given, work  # it keeps a provider, and so its connections
+            then()
+            if self._closed:
+                break
+            self._idle.append(None)
+        self._threads.discard(threading.current_thread())
+
+    def close(self, seconds: float) -> None:
+        """Ends the threads, each when it has done its work, and waits for them for so many seconds at the most."""
+        self._closed = True
+        until = Deadline(seconds)
+        while self._claim():
+            self._work.put(None)
+        for thread in self._threads.copy():
+            if thread is not threading.current_thread():
+                thread.join(until.left())
+
+
+class RemoteResources(Generic[T]):
+    """All that the questions of one provider have made on the server, and the threads that see to it.
+
+    Args:
+        delete: deletes one of them by an exchange of its own.
+    """
+
+    def __init__(self, transport: Transport, delete: Callable[[Exchange, T], object]) -> None:
+        self.transport = transport
+        self.delete = delete
+        self.workers = Workers()
+        self.live: set[RemoteResource[T]] = set()  # those whose question goes on
+        at_exit(self)
+
+    def close(self) -> None:
+        """Ends the threads that wait for work; what is being deleted, goes on."""
+        self.workers.close(LAST_GRACE)
+
+    def end(self) -> None:
+        """Deletes all, at the end of the process."""
+        self.transport.close()
+        for resource in self.live.copy():
+            self.workers.run(resource.finish)
+        self.workers.close(EXIT_GRACE)
+
+
+class RemoteResource(Generic[T]):
+    """What one question makes on the server.
+
+    A request that is cut off leaves something behind that nobody knows of. So it is made and deleted by another
+    thread, which the question's cancel or deadline does not end. Call ``delete`` in a ``finally`` whose ``try`` begins
+    before ``create``: then Ctrl-C finds no gap.
+
+    Args:
+        create: makes it, by an exchange of its own.
+    """
+
+    def __init__(self, resources: RemoteResources[T], exchange: Exchange, create: Callable[[Exchange], T]) -> None:
+        self._resources = resources
+        self._exchange = exchange
+        self._create = create
+        self._own: Exchange | None = None
+        self._made: T | None = None
+        self._error: BaseException | None = None
+        self._over: SimpleQueue[None] = SimpleQueue()  # of making it
+
+    def create(self) -> T:
+        """Returns what was made. May be called again after an error."""
+        own = self._own = Exchange(self._resources.transport)
+        self._made = self._error = None
+        self._resources.live.add(self)
+        self._resources.workers.run(lambda: self._make(own))
+        self._exchange.wait_until(lambda: own.ended)
+        self._exchange.url, self._exchange.attempts = own.url, max(self._exchange.attempts, own.attempts)
+        if self._error is not None:
+            raise self._error
+        return cast(T, self._made)
+
+    def _make(self, own: Exchange) -> None:
+        try:
+            with own:
+                try:
+                    self._made = self._create(own)
+                except BaseException as error:
+                    self._error = error
+        finally:
+            self._over.put(None)
+            self._exchange.wake()
+
+    def delete(self) -> None:
+        """Deletes what was made, or is still being made. Never fails, but for Ctrl-C.
+
+        A question that was interrupted was promised an end at once: it waits ``LAST_GRACE`` for it, and it goes on
+        behind it. A finalizer that runs in the middle of a request of the same thread does not wait at all.
+        """
+        if self._own is None or self._exchange.is_copy or sys.is_finalizing():
+            return  # nothing was made; or it is the parent's; or nobody has ended the generator in time
+        self._exchange.leave()
+        self._resources.live.discard(self)
+        done: SimpleQueue[None] = SimpleQueue()
+        woken = self._exchange.woken
+
+        def tell() -> None:  # it knows nothing of the exchange, which may be forgotten by then
+            done.put(None)
+            woken.put(None)
+
+        self._resources.workers.run(self.finish, tell)
+        if working_for.current() is None:
+            with contextlib.suppress(ChatError):
+                self._exchange.wait_until(lambda: not done.empty())
+            with contextlib.suppress(Empty):
+                done.get(timeout=LAST_GRACE)
+
+    def finish(self) -> None:
+        """Deletes it, in whatever thread, within ``LAST_TIMEOUT``."""
+        if self._own is not None and not self._own.ended:
+            try:
+                self._over.get(timeout=LAST_TIMEOUT)
+            except Empty:
+                self._own.stop()
+        if self._made is not None:
+            with (
+                contextlib.suppress(ChatError),
+                Exchange(self._resources.transport, Deadline(LAST_TIMEOUT)) as last,
+            ):
+                last.retries = 0
+                self._resources.delete(last, self._made)

@@ -1,0 +1,370 @@
+"""Connections that another thread can interrupt, that keep deadlines, and that hand over all that has arrived.
+
+requests and urllib3 do the HTTP. What they do not offer is added below them, at the places that they and
+``http.client`` have for it: ``ConnectionCls`` and ``QueueCls`` of a pool, ``response_class`` of a connection.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.client
+import io
+import os
+import queue
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.cookies import RequestsCookieJar
+from requests.structures import CaseInsensitiveDict
+from urllib3.connection import HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from ..cancellation import Deadline
+from ..decoding import ChunkedDecoder
+from ..version import __version__
+
+#: How much one read asks for, in bytes.
+READ_SIZE = 64 * 1024
+#: How much is written before the deadline is looked at again, in bytes: what one TLS record holds.
+WRITE_SIZE = 16 * 1024
+#: The user agent of every request, unless the caller gives another.
+USER_AGENT = f"berlin-chat/{__version__}"
+#: How many informational answers (1xx) may stand before the real one.
+MAX_INFORMATIONAL = 100
+#: What requests reads of the environment for each request.
+_ENVIRONMENT = [
+    *("http_proxy", "https_proxy", "all_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
+    *("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+]
+
+
+class Owner(Protocol):
+    """Who uses connections: an exchange of ``transport``."""
+
+    deadline: Deadline | None
+
+    def attach(self, sock: Any) -> None:
+        """Is told which socket it uses from now on; raises OSError where it was stopped already."""
+
+
+class working_for:
+    """Within it, the connections that this thread uses are an exchange's.
+
+    urllib3 makes connections deep inside of its own code, and passes nothing on to them. So this is the one thing that
+    stands beside the calls: per thread, set and reset here.
+    """
+
+    _thread = threading.local()
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+
+    def __enter__(self) -> None:
+        self._before, self._thread.owner = self.current(), self._owner
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.owner = self._before
+
+    @classmethod
+    def current(cls) -> Owner | None:
+        """Returns for whom this thread sends a request at the moment."""
+        return getattr(cls._thread, "owner", None)
+
+
+class BufferedResponse(http.client.HTTPResponse):
+    """A response that keeps a deadline, skips informational answers, and whose ``read1`` gives all that has arrived.
+
+    http.client's gives one chunk a call, and reads from the socket for each of its parts.
+    """
+
+    def __init__(self, sock: Any, *args: Any, owner: Owner | None, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self._recv = sock.recv
+        self._decoder: ChunkedDecoder | None = None
+        if owner is not None and owner.deadline is not None:
+            limited = _LimitedReader(sock, owner, self.fp.detach())
+            self.fp = io.BufferedReader(limited)
+            self._recv = limited.recv
+
+    def _read_status(self) -> tuple[str, int, str]:
+        """RFC 9110, section 15.2: any number of 1xx may come before the final answer, and can be ignored."""
+        for _ in range(MAX_INFORMATIONAL):
+            version, status, reason = super()._read_status()  # type: ignore[misc]
+            if not 100 <= status < 200 or status == http.HTTPStatus.SWITCHING_PROTOCOLS:
+                return version, status, reason
+            http.client.parse_headers(self.fp)
+        raise http.client.HTTPException(f"more than {MAX_INFORMATIONAL} informational answers")
+
+    def begin(self) -> None:
+        super().begin()
+        if self.status == http.HTTPStatus.SWITCHING_PROTOCOLS:
+            self.will_close = True  # what follows is no HTTP
+
+    def read1(self, n: int = -1) -> bytes:
+        if not self.chunked or self.fp is None:
+            data = super().read1(n)
+            if not data and n:
+                if self.length:
+                    raise http.client.IncompleteRead(b"", self.length)
+                self.close()  # which http.client's own does not always do
+            return data
+        receive, decoder = self._recv, self._decoder
+        if decoder is None:
+            decoder = self._decoder = ChunkedDecoder()
+            receive = self.fp.read1  # some of it may have come with the head
+        while True:
+            # One recv at most; none where what is known to follow is broken.
+            received = receive(READ_SIZE) if decoder.broken is None else b""
+            if not received and decoder.broken is None:
+                raise http.client.IncompleteRead(b"")
+            try:
+                data = decoder.feed(received)
+            except ValueError as error:
+                raise http.client.HTTPException(str(error)) from None
+            if decoder.done:
+                self.close()
+            if data or decoder.done:
+                return data
+            receive = self._recv
+
+
+class _LimitedReader(io.RawIOBase):
+    """Reads from a socket, and waits no longer than until its owner's deadline, nor than the socket's own timeout."""
+
+    def __init__(self, sock: Any, owner: Owner, raw: Any) -> None:
+        self._sock = sock
+        self._owner = owner
+        self._timeout = sock.gettimeout()
+        self._raw = raw  # keeps the socket open until this is closed
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        limit(self._sock, self._owner.deadline, self._timeout)
+        return self._raw.readinto(buffer)  # type: ignore[no-any-return]
+
+    def recv(self, size: int) -> bytes:
+        limit(self._sock, self._owner.deadline, self._timeout)
+        return self._sock.recv(size)  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        self._raw.close()
+        self.__dict__.pop("_owner", None)  # a connection that waits in its pool keeps nothing of the last question
+        super().close()
+
+
+def limit(sock: Any, deadline: Deadline | None, timeout: float | None) -> None:
+    """Lets the socket's next operation wait for ``timeout`` seconds at the most, and not beyond the deadline."""
+    if deadline is not None:
+        if deadline.passed:
+            raise TimeoutError("the deadline has passed")
+        sock.settimeout(deadline.left(timeout) or 0.001)
+
+
+def reader(raw: Any) -> Callable[[int], bytes]:
+    """The cheapest way to read what has arrived of a body of urllib3's, in its content encoding.
+
+    What urllib3's ``read1`` adds to ours costs more than all else that is done for a piece. Behind the last read the
+    connection must then be given back by ``release_conn``.
+    """
+    ours = getattr(raw, "_original_response", None)
+    return ours.read1 if isinstance(ours, BufferedResponse) else functools.partial(raw.read1, decode_content=False)
+
+
+def shut_down(sock: Any) -> None:
+    """Ends whatever blocks at a socket in another thread."""
+    try:
+        if isinstance(sock, socket.socket):
+            # Not SSLSocket.shutdown: that takes the TLS state away from the thread that reads.
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
+        else:  # TLS inside TLS, through an https proxy
+            sock.socket.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # it was closed in the meantime
+
+
+class Interruptible:
+    """Mixed into urllib3's connection classes: tells the exchange that this thread works for which socket it uses.
+
+    A connection belongs to one thread at a time, from the pool's ``get`` to its ``put``.
+    """
+
+    sock: Any
+    _handshake: Any = None
+
+    def connect(self) -> None:
+        """Connects; a copy of the socket can be shut down during the TLS handshake, which takes the socket itself."""
+        try:
+            super().connect()  # type: ignore[misc]
+        finally:
+            if self._handshake is not None:
+                self._handshake.close()
+                self._handshake = None
+
+    def _new_conn(self) -> Any:
+        sock = super()._new_conn()  # type: ignore[misc]
+        if (owner := working_for.current()) is not None:
+            try:
+                if isinstance(self, HTTPSConnection):
+                    self._handshake = sock.dup()
+                owner.attach(self._handshake or sock)
+            except OSError:
+                sock.close()
+                raise
+        return sock
+
+    def request(self, *args: Any, **kwargs: Any) -> Any:
+        if self.sock is not None and (owner := working_for.current()) is not None:
+            owner.attach(self.sock)
+        return super().request(*args, **kwargs)  # type: ignore[misc]
+
+    def send(self, data: Any) -> None:
+        owner = working_for.current()
+        if owner is None or owner.deadline is None or not isinstance(data, bytes):
+            return super().send(data)  # type: ignore[misc,no-any-return]
+        if self.sock is None:
+            self.connect()
+        timeout = self.sock.gettimeout()
+        for begin in range(0, len(data), WRITE_SIZE):
+            limit(self.sock, owner.deadline, timeout)
+            super().send(data[begin : begin + WRITE_SIZE])  # type: ignore[misc]
+        return None
+
+    def response_class(self, sock: Any, *args: Any, **kwargs: Any) -> BufferedResponse:
+        """What ``http.client`` makes its responses by."""
+        return BufferedResponse(sock, *args, owner=working_for.current(), **kwargs)
+
+
+def make_interruptible(pool: Any) -> None:
+    """Lets a pool make interruptible connections from now on.
+
+    Threads that do so at the same moment make a class each, one of which is kept: either will do. What the pool has is
+    read once, for between two looks another thread may have replaced it.
+    """
+    plain = pool.ConnectionCls
+    if isinstance(plain, type) and not issubclass(plain, Interruptible):
+        pool.ConnectionCls = type(plain.__name__, (Interruptible, plain), {})
+
+
+class Stack:
+    """Where a pool keeps idle connections: what urllib3 asks of ``queue.LifoQueue``, without its lock.
+
+    A lock can be held by the very thread that asks for it, when the garbage collector or a signal handler ends
+    another question in between; and it can stay held when Ctrl-C comes at the wrong moment. ``list.append`` and
+    ``list.pop`` are atomic. Never waits, so it is only for pools that do not block.
+    """
+
+    def __init__(self, maxsize: int) -> None:
+        self._maxsize = maxsize
+        self._idle: list[Any] = []
+
+    def put(self, connection: Any, block: bool = True, timeout: float | None = None) -> None:
+        """Adds a connection; raises queue.Full where there are enough. None, urllib3's place-holder, is not kept."""
+        if len(self._idle) >= self._maxsize:
+            raise queue.Full
+        if connection is not None:
+            self._idle.append(connection)
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        """Returns the last connection that was added; raises queue.Empty where there is none."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            raise queue.Empty from None
+
+    def qsize(self) -> int:
+        """How many there are."""
+        return len(self._idle)
+
+
+class _HTTPPool(HTTPConnectionPool):
+    QueueCls = Stack  # type: ignore[assignment]
+
+
+class _HTTPSPool(HTTPSConnectionPool):
+    QueueCls = Stack  # type: ignore[assignment]
+
+
+_POOLS = {"http": _HTTPPool, "https": _HTTPSPool}
+for _pool in _POOLS.values():
+    make_interruptible(_pool)
+
+
+class Adapter(HTTPAdapter):
+    """Makes pools of our own, and notes them: requests only forgets them at its end, so their owner closes them."""
+
+    def __init__(self, pool_size: int, pools: set[HTTPConnectionPool]) -> None:
+        self._pools = pools
+        super().__init__(pool_connections=4, pool_maxsize=pool_size)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = _POOLS
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, **kwargs)
+        if not proxy.lower().startswith("socks"):  # whose pools are of another kind
+            manager.pool_classes_by_scheme = _POOLS
+        return manager
+
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> HTTPConnectionPool:
+        pool = super().get_connection_with_tls_context(*args, **kwargs)
+        make_interruptible(pool)
+        self._pools.add(pool)
+        return pool
+
+
+class _CookieJar(RequestsCookieJar):
+    """A cookie jar that threads can share: it is walked through as it was at one moment."""
+
+    def __iter__(self) -> Iterator[Any]:
+        with self._cookies_lock:
+            return iter(list(super().__iter__()))
+
+
+class Session(requests.Session):
+    """requests' session, for one server and for threads that share it; nobody else changes its settings.
+
+    It spares what a request does not need here: merging settings, looking through the whole environment twice for
+    proxies, looking into ``~/.netrc``, reading the body of a redirect that is not followed.
+    """
+
+    def __init__(self, pool_size: int, pools: set[HTTPConnectionPool]) -> None:
+        super().__init__()
+        self.headers["User-Agent"] = USER_AGENT
+        # Encodings whose decoders give each flushed piece at once.
+        self.headers["Accept-Encoding"] = "gzip, deflate"
+        self.cookies = _CookieJar()
+        adapter = Adapter(pool_size, pools)
+        self.mount("http://", adapter)
+        self.mount("https://", adapter)
+        self._found: dict[Any, dict[str, Any]] = {}
+
+    def prepare_request(self, request: requests.Request) -> requests.PreparedRequest:
+        headers: Any = CaseInsensitiveDict(self.headers)
+        headers.update(request.headers)
+        prepared = requests.PreparedRequest()
+        prepared.prepare(
+            method=request.method,
+            url=request.url,
+            headers={name: value for name, value in headers.items() if value is not None},
+            data=request.data,
+            cookies=self.cookies,
+        )
+        return prepared
+
+    def merge_environment_settings(self, url: Any, proxies: Any, *settings: Any) -> dict[str, Any]:
+        server = url.split("/", 3)[:3]
+        key = (*server, *proxies.items(), *settings, *map(os.environ.get, _ENVIRONMENT))
+        found = self._found.get(key)
+        if found is None:
+            found = self._found[key] = super().merge_environment_settings(url, proxies, *settings)
+        return found
+
+    def resolve_redirects(self, *args: Any, **kwargs: Any) -> Any:
+        return iter(())

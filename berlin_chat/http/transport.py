@@ -1,0 +1,414 @@
+"""One question's way over the network, and the connections that a provider's questions share."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.connectionpool import HTTPConnectionPool
+
+from ..cancellation import CancelToken, Deadline, Stoppable
+from ..decoding import decompressed, document
+from ..errors import ChatError, ProtocolError, StreamInterrupted
+from ..process import after_fork, at_exit
+from ..validation import Timeout
+from .connections import READ_SIZE, Adapter, Session, limit, make_interruptible, reader, shut_down, working_for
+from .failures import explanation, page_error, status_error
+from .retries import is_transient, retry_policy
+
+#: How much of an error's body is read, in bytes.
+ERROR_READ = 64 * 1024
+#: How long, and how much, is read after the end marker so that the connection can be used again.
+DRAIN_SECONDS, DRAIN_BYTES = 0.05, 64 * 1024
+
+Headers = Mapping[str, "str | None"]
+
+
+class Limiter(Protocol):
+    """Says when the next question may be sent; shared by those who must not be faster together."""
+
+    def wait(self, sleep: Callable[[float], None]) -> None:
+        """Waits for the moment to send, by ``sleep``."""
+
+    def refused(self, retry_after: float | None) -> None:
+        """Is told of a 429, and of the seconds that the server asked to wait."""
+
+
+class Transport:
+    """The connections of one provider, shared by all threads that use it.
+
+    There is no lock: the session and the set of its pools are made with the object, and anew in a child process;
+    exchanges under way stand in a set, which one call at a time changes. ``close()`` interrupts them and closes the
+    connections, but not a session of the caller's. So does the end of the process.
+
+    Args:
+        base_url: where requests go; None where that is not known.
+        headers: the caller's, which replace those of the protocol.
+        session, proxy, timeout, verify, retries, pool_size: as in ``Provider``.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_url: str | None,
+        headers: Headers,
+        session: requests.Session | None,
+        proxy: str | None,
+        timeout: Timeout,
+        verify: bool | str,
+        retries: int,
+        pool_size: int,
+    ) -> None:
+        self.base_url = base_url
+        self.headers = headers
+        self.timeout = timeout
+        self.retries = retries
+        self.closed = False
+        self._own_session = session
+        self._proxies = {} if proxy is None else {"http": proxy, "https": proxy}
+        # requests' own default is left to the session, which may be the caller's.
+        self._verify = None if verify is True else verify
+        self._pool_size = pool_size
+        self.reset()
+        after_fork(self)
+        at_exit(self)
+
+    def reset(self) -> None:
+        """Starts afresh: in a new object, and in a child process, where the connections are the parent's."""
+        self._live: set[Exchange] = set()
+        self._pools: set[HTTPConnectionPool] = set()
+        self.session = self._own_session or Session(self._pool_size, self._pools)
+
+    def exchange(
+        self,
+        deadline: Deadline | None = None,
+        cancel: CancelToken | None = None,
+        limiter: Limiter | None = None,
+    ) -> Exchange:
+        """Returns the context in which one question is asked; ``close()`` interrupts it."""
+        exchange = Exchange(self, deadline, cancel, limiter)
+        self._live.add(exchange)
+        if self.closed:
+            exchange.stop()
+        return exchange
+
+    def ended(self, exchange: Exchange) -> None:
+        """Takes an exchange that has ended from those under way."""
+        self._live.discard(exchange)
+        if self.closed:
+            self.close()  # again, for what was opened behind its back
+
+    def close(self) -> None:
+        """Interrupts what is under way, and closes the connections. A second call does nothing."""
+        self.closed = True
+        for exchange in self._live.copy():
+            exchange.stop()
+        if self._own_session is None:
+            self.session.close()
+            self._close_pools(self._pools)
+
+    end = close
+
+    def _close_pools(self, pools: set[HTTPConnectionPool]) -> None:
+        while pools:  # otherwise they close when nothing refers to them, such as a traceback
+            pools.pop().close()
+
+    def send(
+        self, exchange: Exchange, method: str, url: str, headers: Headers, body: bytes | None
+    ) -> requests.Response:
+        """Sends one request over an interruptible connection; raises whatever requests raises."""
+        session = self.session
+        try:
+            # A header of None takes away the session's, as in requests.
+            request = session.prepare_request(
+                requests.Request(method, url, headers=headers, data=body)  # type: ignore[arg-type]
+            )
+            settings = session.merge_environment_settings(url, {**self._proxies}, True, self._verify, None)
+            adapter = session.get_adapter(url)
+            if isinstance(adapter, HTTPAdapter) and not isinstance(adapter, Adapter):  # it is the caller's
+                pool = adapter.get_connection_with_tls_context(
+                    request, settings["verify"], proxies=settings["proxies"], cert=settings["cert"]
+                )
+                make_interruptible(pool)
+            with working_for(exchange):
+                # Redirects are not followed: nothing is sent to an address that the caller did not choose.
+                return session.send(request, timeout=exchange.time_left(), allow_redirects=False, **settings)
+        except Exception:
+            raise
+        except BaseException:  # Ctrl-C, at any bytecode of requests and urllib3
+            self._distrust(session)
+            raise
+
+    def _distrust(self, session: requests.Session) -> None:
+        """Gives the next question fresh connections, and locks that nobody holds."""
+        if self._own_session is None and self.session is session:
+            pools, self._pools = self._pools, set()
+            self.session = Session(self._pool_size, self._pools)
+            self.session.cookies.update(session.cookies)
+            self._close_pools(pools)
+
+    def release(self, response: requests.Response) -> None:
+        """Closes the connection of a reply that was not read to its end. A finalizer may call it at any moment."""
+        response.raw.close()
+        if self._own_session is None:
+            response.raw.release_conn()
+        else:  # a pool that may have a lock, which this very thread may hold
+            with contextlib.suppress(RuntimeError):  # the interpreter is shutting down and starts no more threads
+                threading.Thread(target=response.raw.release_conn, daemon=True).start()
+
+
+class Exchange(Stoppable):
+    """One question's use of the network, from its first request to the last byte of its reply.
+
+    A context manager that belongs to the thread that reads the reply. Others may call ``stop`` and ``wake``; so may a
+    signal handler, and the garbage collector may end it at any bytecode of any thread: it has no lock, and what
+    it shares is changed by one atomic call each. Whatever was opened in it is closed at its end.
+
+    A protocol's ``pieces`` uses ``post`` and ``chunks``; ``request``, ``json`` and ``drain`` are for those that need
+    more. Errors raised here are completed, and freed of secrets, by the provider.
+
+    Attributes:
+        attempts: how often the question was sent, counting retries.
+        url: what was asked last.
+        ended: whether it is over.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        deadline: Deadline | None = None,
+        cancel: CancelToken | None = None,
+        limiter: Limiter | None = None,
+    ) -> None:
+        super().__init__(deadline, cancel)
+        self.transport = transport
+        self.attempts = 1
+        self.retries = transport.retries
+        self.url: str | None = None
+        self.ended = False
+        self._limiter = limiter
+        self._socket: list[Any] = []  # at most one; see _take_socket
+        self._response: requests.Response | None = None
+        self._refusal: ChatError | None = None  # why there is a next attempt
+
+    def __enter__(self) -> Exchange:
+        if self.cancel is not None:
+            self.cancel.watch(self, self.stop)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
+        if self.cancel is not None:
+            self.cancel.unwatch(self)
+        self.ended = True
+        self._refusal = None
+        self.transport.ended(self)
+
+    def attach(self, sock: Any) -> None:
+        """Is told by a connection which socket is used from now on."""
+        self._socket[:] = [sock]
+        if self._stopped:
+            raise ConnectionAbortedError("interrupted")
+
+    def _end_blocking(self) -> None:
+        if (sock := self._take_socket()) is not None:
+            shut_down(sock)
+
+    def _take_socket(self) -> Any:
+        """The socket to the first who asks, be it to shut it down or to give it back; None to all others."""
+        try:
+            return self._socket.pop()
+        except IndexError:
+            return None
+
+    def leave(self) -> None:
+        """Closes the response at hand, and lets go of its connection."""
+        response, self._response = self._response, None
+        if response is not None:
+            self.transport.release(response)
+        self._take_socket()
+
+    def _read_to_end(self, response: requests.Response) -> None:
+        """Gives the connection back, unless somebody is about to shut it down."""
+        self.check()  # an interrupted connection looks like the end of a body
+        self._response = None
+        if self._take_socket() is None and self._stopped:
+            self.transport.release(response)
+        else:
+            response.raw.release_conn()
+
+    # Requests
+
+    def post(
+        self,
+        path: str,
+        body: bytes | Mapping[str, Any],
+        *,
+        headers: Headers | None = None,
+        accept: tuple[int, ...] = (),
+    ) -> requests.Response:
+        """Sends JSON, and returns the answer; see ``request``."""
+        return self.request("POST", path, body, headers=headers, accept=accept)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | Mapping[str, Any] | None = None,
+        *,
+        headers: Headers | None = None,
+        accept: tuple[int, ...] = (),
+    ) -> requests.Response:
+        """Returns the answer to a request, its body still unread, after as many retries as are allowed.
+
+        Args:
+            path: below the provider's ``base_url``, such as ``"/api/completions"``; or a whole address.
+            body: as it is sent, or a mapping, which is sent as JSON.
+            headers: the protocol's; the caller's own come before them. JSON is announced by itself.
+            accept: statuses whose answers are taken as they are, beside all others from 200 to 299.
+
+        Raises:
+            ChatError: no connection, a status that is an error, or a web page instead of a reply.
+        """
+        url = f"{self.transport.base_url}{path}" if path.startswith("/") else path
+        headers = {**(headers or {}), **self.transport.headers}
+        if body is not None:
+            headers = {"Content-Type": "application/json", **headers}
+            body = body if isinstance(body, bytes) else json.dumps(body).encode()
+        try:
+            return self._send(method, url, headers, body, accept)
+        except ChatError as error:
+            if not self.retries or not is_transient(error):
+                raise
+            first = [error]
+
+        def again() -> requests.Response:
+            if first:
+                raise first.pop()  # that attempt has been made
+            return self._send(method, url, headers, body, accept)
+
+        return retry_policy(self.retries, self._wait_to_retry)(again)
+
+    def _wait_to_retry(self, seconds: float) -> None:
+        self.attempts += 1
+        self.sleep(seconds, self._refusal)
+        if self._limiter is not None:
+            self._limiter.wait(lambda seconds: self.sleep(seconds, self._refusal))
+
+    def _send(
+        self, method: str, url: str, headers: Headers, body: bytes | None, accept: tuple[int, ...]
+    ) -> requests.Response:
+        self.leave()
+        self.check()
+        self.url = url
+        try:
+            response = self._response = self.transport.send(self, method, url, headers, body)
+        except Exception as error:
+            self._refusal = self._failure(error)
+            if self._refusal is None:
+                raise
+            raise self._refusal from error
+        status = response.status_code
+        if status in accept:
+            return response
+        if not 200 <= status < 300:
+            self._refusal = status_error(response, self._start(response))
+            if status == 429 and self._limiter is not None:
+                self._limiter.refused(self._refusal.retry_after)
+            raise self._refusal
+        if "text/html" in response.headers.get("Content-Type", "").lower():
+            raise page_error(response, self._start(response))
+        return response
+
+    def time_left(self) -> Timeout:
+        """The timeouts of the next request, within the deadline."""
+        connect, read = self.transport.timeout
+        if self.deadline is None:
+            return connect, read
+        return self.deadline.left(connect) or 0.001, self.deadline.left(read) or 0.001
+
+    # Bodies
+
+    def chunks(self, response: requests.Response) -> Iterator[bytes]:
+        """Yields the body's bytes as they arrive, whatever the framing and the content encoding.
+
+        This is what ``iter_content`` is for, done with ``read1``: ``iter_content(n)`` waits for n bytes of a
+        body without chunked encoding, and ``iter_content(None)`` for its end.
+
+        Raises:
+            StreamInterrupted: the body ended before its end.
+            APITimeoutError, Cancelled, ProtocolError: as their names say.
+        """
+        encoding = response.headers.get("Content-Encoding", "identity")
+        received = self._received(response)
+        return received if encoding == "identity" else self._decompressed(received, encoding)
+
+    def _received(self, response: requests.Response) -> Iterator[bytes]:
+        read = reader(response.raw)
+        while True:
+            if self._stopped:
+                self.check()
+            try:
+                data = read(READ_SIZE)
+            except Exception as error:
+                if failure := self._failure(error):
+                    raise failure from error
+                raise
+            if not data:
+                break
+            yield data
+        self._read_to_end(response)
+
+    def _decompressed(self, received: Iterator[bytes], encoding: str) -> Iterator[bytes]:
+        for data in decompressed(received, encoding):
+            yield data
+            self.check()  # much may come of little
+
+    def _start(self, response: requests.Response) -> bytes:
+        """The start of a body that belongs to an error."""
+        body = b""
+        with contextlib.suppress(StreamInterrupted, ProtocolError):
+            for data in self.chunks(response):
+                body += data
+                if len(body) >= ERROR_READ:
+                    break
+        return body
+
+    def json(self, response: requests.Response) -> dict[str, Any]:
+        """Returns the body's JSON object; raises ProtocolError where it holds none, or is endless."""
+        return document(self.chunks(response))
+
+    def drain(self, response: requests.Response) -> None:
+        """Reads what nobody wants, such as what follows the end marker, so that the connection is used again.
+
+        A server that has more to say, or keeps the body open, does not keep the caller waiting: then the
+        connection is closed instead.
+        """
+        before, size, read = self.deadline, 0, reader(response.raw)
+        seconds = DRAIN_SECONDS if before is None else before.left(DRAIN_SECONDS)
+        self.deadline = Deadline(seconds)
+        with contextlib.suppress(Exception):  # the reply is complete, whatever happens here
+            while size < DRAIN_BYTES:
+                for sock in self._socket:  # none for a mock
+                    limit(sock, self.deadline, seconds)
+                data = read(READ_SIZE)
+                if not data:
+                    self._read_to_end(response)
+                    break
+                size += len(data)
+        self.deadline = before
+
+    # Errors
+
+    def _failure(self, error: Exception) -> ChatError | None:
+        """The error to raise for one of requests, urllib3 or the socket; None for a fault of ours."""
+        try:
+            self.check()  # an interrupted read fails in many ways
+        except ChatError as interrupted:
+            return interrupted
+        return explanation(error, self.transport.timeout)

@@ -1,0 +1,53 @@
+"""What a child process must not share with its parent, and what ends with the process."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import weakref
+from typing import Protocol
+
+
+class Forkable(Protocol):
+    """Has a state that belongs to its process: queues that threads wait at, connections, logins."""
+
+    def reset(self) -> None:
+        """Starts afresh."""
+
+
+class Ending(Protocol):
+    """Has something under way that must not outlive the process."""
+
+    def end(self) -> None:
+        """Ends it, within a second."""
+
+
+# State of the module, for there is one fork and one end a process. Objects stand here only as long as they live; each
+# line that changes a set is one call of a built-in function, so that no lock is needed.
+_forkable: weakref.WeakSet[Forkable] = weakref.WeakSet()
+_ending: weakref.WeakSet[Ending] = weakref.WeakSet()
+
+
+def after_fork(one: Forkable) -> None:
+    """Has it reset in each child process that a fork makes."""
+    _forkable.add(one)
+
+
+def at_exit(one: Ending) -> None:
+    """Has it ended at the end of the process, when all threads but daemons have ended."""
+    _ending.add(one)
+
+
+def _reset_all() -> None:
+    for one in list(_forkable):
+        one.reset()
+
+
+def _end_all() -> None:
+    for one in list(_ending):
+        one.end()
+
+
+atexit.register(_end_all)
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_reset_all)

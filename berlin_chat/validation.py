@@ -1,0 +1,99 @@
+"""Checks of what callers configure: each raises InvalidRequest, which names what is wrong, and never shows a secret."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from .errors import InvalidRequest
+
+#: Seconds for connecting, and between two reads; None for no limit.
+Timeout = tuple["float | None", "float | None"]
+
+_PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
+
+
+def checked_url(url: Any, source: str) -> str:
+    """Returns a server's address without a slash at its end."""
+    parts = _checked_address(url, source, ("http", "https"))
+    if parts.query or parts.fragment:
+        raise InvalidRequest(f"{source} must end with its path: without ? and #")
+    if "@" in parts.netloc:
+        raise InvalidRequest(f"{source} holds a user name or password: give headers={{'Authorization': …}} instead")
+    return str(url).strip().rstrip("/")
+
+
+def checked_proxy(proxy: Any) -> str | None:
+    """Returns a proxy's address, which may hold a user name and password; ``""`` stands for no proxy at all."""
+    if proxy:
+        _checked_address(proxy, "proxy", _PROXY_SCHEMES)
+        return str(proxy).strip().rstrip("/")
+    return None if proxy is None else ""
+
+
+def _checked_address(url: Any, source: str, schemes: tuple[str, ...]) -> Any:
+    if not isinstance(url, str):
+        raise InvalidRequest(f"{source} is of type {type(url).__name__}, not str")
+    try:
+        parts = urlsplit(url.strip())
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise InvalidRequest(f"{source} is no address: {error}") from None
+    if parts.scheme not in schemes or not host:
+        raise InvalidRequest(f"{source} must look like http://127.0.0.1:8080, with its scheme and host")
+    return parts
+
+
+def checked_headers(headers: Mapping[str, str | None] | None) -> dict[str, str | None]:
+    """Returns a copy of the headers."""
+    for name, value in (headers or {}).items():
+        checked_header(value, f"headers[{name!r}]")
+    return dict(headers or {})
+
+
+def checked_header(value: Any, source: str) -> None:
+    """Looks whether it can be the value of a header."""
+    if value is None:
+        return
+    if not isinstance(value, str):
+        raise InvalidRequest(f"{source} is of type {type(value).__name__}, not str")
+    if not value.isascii() or not value.isprintable() or value != value.strip():
+        raise InvalidRequest(f"{source} holds a line break, a space at its end, or a character beyond ASCII")
+
+
+def checked_timeout(timeout: Any) -> Timeout:
+    """Returns the seconds for connecting and between two reads."""
+    connect, read = timeout if isinstance(timeout, tuple) and len(timeout) == 2 else (timeout, timeout)
+    for seconds in (connect, read):
+        if seconds is not None and not _is_positive(seconds):
+            raise InvalidRequest("timeout must be positive seconds, (connect, read), or None")
+    return connect, read
+
+
+def checked_verify(verify: Any) -> bool | str:
+    """Returns how certificates are checked."""
+    if isinstance(verify, str) and not os.path.exists(verify):
+        raise InvalidRequest(f"verify names certificates that do not exist: {verify}")
+    if not isinstance(verify, (bool, str)):
+        raise InvalidRequest(f"verify is of type {type(verify).__name__}, not bool or a path")
+    return verify
+
+
+def checked_count(count: Any, source: str, least: int) -> int:
+    """Returns the number, which is whole and at least ``least``."""
+    if not isinstance(count, int) or isinstance(count, bool) or count < least:
+        raise InvalidRequest(f"{source} must be a whole number of at least {least}")
+    return count
+
+
+def checked_seconds(seconds: Any, source: str) -> None:
+    """Looks whether it is positive seconds or None."""
+    if seconds is not None and not _is_positive(seconds):
+        raise InvalidRequest(f"{source} must be positive seconds, or None")
+
+
+def _is_positive(number: Any) -> bool:
+    return isinstance(number, (int, float)) and not isinstance(number, bool) and 0 < number < threading.TIMEOUT_MAX

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from time import monotonic
+from typing import NamedTuple, Protocol
 
 from .errors import APITimeoutError, Cancelled, ChatError
 
@@ -120,22 +121,40 @@ class Deadline:
         return self._due is not None and monotonic() >= self._due
 
 
+class Limiter(Protocol):
+    """Says when the next question may be sent; shared by those who must not be faster together."""
+
+    def wait(self, sleep: Callable[[float], None]) -> None:
+        """Waits for the moment to send, by ``sleep``."""
+
+    def refused(self, retry_after: float | None) -> None:
+        """Is told of a 429, and of the seconds that the server asked to wait."""
+
+
+class Limits(NamedTuple):
+    """What a question carries on its way: how many seconds it has, who may cancel it, and how fast it may be asked."""
+
+    seconds: float | None = None
+    cancel: CancelToken | None = None
+    limiter: Limiter | None = None
+
+
 class Stoppable:
     """Something under way in one thread, which a token, a deadline or another thread can stop.
 
     ``stop`` and ``wake`` may be called from any thread, and from a signal handler at any moment.
 
     Attributes:
-        deadline: by when everything must be done; None for no limit.
-        cancel: the token that stops it, None where there is none.
+        deadline: by when everything must be done, counted from now; None for no limit.
+        limits: what was given.
         woken: what ``wait_until`` waits at.
     """
 
-    def __init__(self, deadline: Deadline | None, cancel: CancelToken | None) -> None:
-        self.deadline = deadline
-        self.cancel = cancel
-        self._stopped = False
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.deadline = None if limits.seconds is None else Deadline(limits.seconds)
         self.woken: SimpleQueue[None] = SimpleQueue()
+        self._stopped = False
         self._process = os.getpid()
 
     @property

@@ -14,9 +14,9 @@ from typing import Any, ClassVar, NamedTuple, ParamSpec, TypeVar, cast
 import requests
 
 from . import validation
-from .cancellation import CancelToken, Deadline
+from .cancellation import CancelToken, Deadline, Limiter, Limits
 from .errors import Cancelled, ChatError, InvalidRequest, ProviderNotWorking
-from .http.transport import Exchange, Limiter, Transport
+from .http.transport import Exchange, Settings, Transport
 from .messages import Messages, as_list
 from .redaction import Redactor, secret_in_address, secrets_in_headers
 from .reply import Metadata, Reply
@@ -28,6 +28,11 @@ Pieces = Generator[str, None, Reply]
 #: Seconds for a connection, and between two reads.
 DEFAULT_TIMEOUT = (10.0, 120.0)
 
+_NO_ADDRESS = (
+    "no base URL, and the hosted service is gone. Give base_url=…, or set BERLIN_CHAT_URL or BERLIN_CHAT_{name}_URL, or"
+    " start a berlin_chat.server.LocalServer; or name the hosted address on purpose: {cls}(base_url={cls}.url)"
+)
+
 
 class Question(NamedTuple):
     """A question whose arguments were checked, with all that it carries on its way."""
@@ -35,21 +40,14 @@ class Question(NamedTuple):
     messages: list[dict[str, Any]]
     model: str | None
     options: dict[str, Any]
-    deadline: float | None = None
-    cancel: CancelToken | None = None
-    limiter: Limiter | None = None
+    limits: Limits
 
     def put_to(self, provider: Provider, deadline: Deadline, cancel: CancelToken | None) -> Pieces:
         """Asks another provider the same, within what is left of a deadline."""
         left = deadline.left()
-        return provider.stream(
-            self.messages,
-            self.model,
-            deadline=None if left is None else max(left, 0.001),
-            cancel=cancel,
-            limiter=self.limiter,
-            **self.options,
-        )
+        seconds = None if left is None else max(left, 0.001)
+        limits = {"deadline": seconds, "cancel": cancel, "limiter": self.limits.limiter}
+        return provider.stream(self.messages, self.model, **limits, **self.options)  # type: ignore[arg-type]
 
 
 def _as_whole(stream: Callable[S, Pieces]) -> Callable[S, Reply]:
@@ -138,23 +136,24 @@ class Provider:
         pool_size: int = 1000,
         session: requests.Session | None = None,
     ) -> None:
-        settings = dict(locals())
-        self._configuration: dict[str, Any] = {name: settings[name] for name in _SETTINGS}
+        given = {**locals(), "headers": dict(headers) if headers else None}
+        self._configuration: dict[str, Any] = {name: given[name] for name in given if name not in ("self", "__class__")}
         found, source = (base_url, "base_url") if base_url else self._url_from_environment()
         self.base_url: str | None = validation.checked_url(found, source) if found else None
         self.model = model or self.default_model
         self._secrets = Redactor()
         self._secrets.add(*secrets_in_headers(headers or {}), secret_in_address(proxy))
-        self._transport = Transport(
-            base_url=self.base_url,
-            headers=validation.checked_headers(headers),
-            session=session,
-            proxy=validation.checked_proxy(proxy),
-            timeout=validation.checked_timeout(timeout),
-            verify=validation.checked_verify(verify),
-            retries=validation.checked_count(retries, "retries", 0),
-            pool_size=validation.checked_count(pool_size, "pool_size", 1),
+        checked = Settings(
+            self.base_url,
+            validation.checked_headers(headers),
+            session,
+            validation.checked_proxy(proxy),
+            validation.checked_timeout(timeout),
+            validation.checked_verify(verify),
+            validation.checked_count(retries, "retries", 0),
+            validation.checked_count(pool_size, "pool_size", 1),
         )
+        self._transport = Transport(checked)
 
     # What callers use
 
@@ -199,7 +198,7 @@ class Provider:
                 raise InvalidRequest(f"cancel is of type {type(cancel).__name__}, not CancelToken")
             if self._transport.closed:
                 raise Cancelled("the provider was closed: make a new one")
-            return self._answer(Question(as_list(messages), model, options, deadline, cancel, limiter))
+            return self._answer(Question(as_list(messages), model, options, Limits(deadline, cancel, limiter)))
         except ChatError as error:
             raise self._completed(error) from None
 
@@ -221,23 +220,16 @@ class Provider:
         configuration, so that the login is shared; arguments of the class's constructor may be given too.
         ``stream=False`` yields the whole text as one piece. Arguments and errors are otherwise those of ``stream``.
         """
-        settings = {"proxy": proxy, "timeout": timeout}
-        given = {name: value for name, value in settings.items() if value is not None}
-        provider = _configured(target, given, options) if given or isinstance(target, type) else target
+        provider = _configured(target, proxy, timeout, options)
         if stream:
-            return cast(Iterator[str], provider.stream(messages, model, **options))
+            return provider.stream(messages, model, **options)
         return _whole(provider.stream(messages, model, **{**options, **provider.unstreamed}))
 
     def check_address(self) -> None:
         """Raises ProviderNotWorking, with the ways out, if it is not known whom to ask."""
         if self.base_url is None:
-            name = type(self).__name__
-            raise ProviderNotWorking(
-                f"no base URL, and the hosted service is gone. Give base_url=…, or set BERLIN_CHAT_URL or"
-                f" BERLIN_CHAT_{self.name.upper()}_URL, or start a berlin_chat.server.LocalServer; or name the"
-                f" hosted address on purpose: {name}(base_url={name}.url)",
-                provider=self.name,
-            )
+            ways_out = _NO_ADDRESS.format(cls=type(self).__name__, name=self.name.upper())
+            raise ProviderNotWorking(ways_out, provider=self.name)
 
     def close(self) -> None:
         """Ends what is under way with ``Cancelled``, and closes the connections (not your own session's)."""
@@ -318,8 +310,7 @@ class Provider:
         received: list[str] = []
         keep = received.append
         metadata = Metadata()
-        deadline = None if question.deadline is None else Deadline(question.deadline)
-        with self._transport.exchange(deadline, question.cancel, question.limiter) as exchange:
+        with self._transport.exchange(question.limits) as exchange:
             try:
                 exchange.check()
                 with closing(self.pieces(exchange, body, model, metadata)) as pieces:
@@ -356,15 +347,15 @@ class Provider:
         return (self.url, "url") if self.working else (None, "")
 
 
-_SETTINGS = (*("base_url", "model", "proxy", "timeout", "headers", "verify", "retries", "pool_size", "session"),)
-
-
 def _restored(cls: type[Provider], configuration: dict[str, Any]) -> Provider:
     return cls(**configuration)
 
 
-def _configured(target: Any, given: dict[str, Any], options: dict[str, Any]) -> Provider:
+def _configured(target: Any, proxy: str | None, timeout: float | None, options: dict[str, Any]) -> Provider:
     """The provider for a call of ``create_completion``; takes the constructor's arguments out of ``options``."""
+    given = {name: value for name, value in (("proxy", proxy), ("timeout", timeout)) if value is not None}
+    if not given and isinstance(target, Provider):
+        return target
     from inspect import signature  # here, for it costs as much as the rest of the package
 
     cls: type[Provider] = target if isinstance(target, type) else type(target)

@@ -9,14 +9,17 @@ import contextlib
 import copy
 import gc
 import http.client
+import io
 import json
+import logging
 import os
 import re
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -38,7 +41,7 @@ from berlin_chat import (
     StreamInterrupted,
     Ylokh,
 )
-from berlin_chat.server import LocalServer
+from berlin_chat.server import LocalServer, serving
 
 #: No wait lasts longer, in seconds.
 PATIENCE = 10.0
@@ -65,7 +68,7 @@ PATHS = {
 
 
 def question(name: str, text: str = "Hi there") -> dict[str, Any]:
-    """What ``protocols.md`` says that a provider sends."""
+    """What ``PROTOCOLS.md`` says that a provider sends."""
     messages = [{"role": "user", "content": text}]
     penalties = {"presence_penalty": 0, "frequency_penalty": 0}
     if name == "berlin":
@@ -173,7 +176,7 @@ def refusal(name: str, response: requests.Response) -> str:
 
 
 def text_in(name: str, response: requests.Response) -> str:
-    """The text of a streamed reply, read as strictly as ``protocols.md`` words it."""
+    """The text of a streamed reply, read as strictly as ``PROTOCOLS.md`` words it."""
     assert response.status_code == 200, f"{name} answered {response.status_code}: {response.text}"
     body = response.content.decode()
     if name == "acytoo":
@@ -599,6 +602,266 @@ def test_a_refused_question_leaves_nothing_behind_on_its_connection(path: str, c
         assert connection.sock is wire, "the connection was not kept"
 
 
+# Requests that do not arrive
+
+#: How long the server waits for a request in these tests, in seconds.
+REQUEST_TIMEOUT = 0.2
+LENGTH, CHUNKED = "Content-Length: 100", "Transfer-Encoding: chunked"
+#: The answer to the expectation shows that the server has read the head, and waits for the body.
+EXPECTANT = f"{LENGTH}\r\nExpect: 100-continue"
+#: The header of a body, and what arrives of it.
+UNFINISHED = {
+    "known length": (LENGTH, b'{"prompt":'),
+    "nothing of a known length": (LENGTH, b""),
+    "nothing of the chunks": (CHUNKED, b""),
+    "inside a chunk": (CHUNKED, b"5\r\n{"),
+    "between chunks": (CHUNKED, b"2\r\n{}\r\n"),
+    "inside the size of a chunk": (CHUNKED, b"2\r\n{}\r\n1"),
+    "before the end of the trailers": (CHUNKED, b"2\r\n{}\r\n0\r\n"),
+}
+unfinished = pytest.mark.parametrize(("header", "body"), UNFINISHED.values(), ids=UNFINISHED)
+OTHER_REQUESTS = {
+    "berlin's login": ("berlin", "POST /api/login"),
+    "ylokh's models": ("ylokh", "GET /v1/models"),
+    "h2o's settings": ("h2o", "POST /settings"),
+    "h2o's question": ("h2o", "POST /conversation/unknown"),
+    "h2o's deletion": ("h2o", "DELETE /conversation/unknown"),
+    "the root": ("acytoo", "GET /"),
+    "an unknown path": ("acytoo", "POST /nowhere"),
+    "a wrong method": ("acytoo", "PUT /settings"),
+}
+
+
+@contextlib.contextmanager
+def request_on_a_wire(server: LocalServer, line: str, header: str, body: bytes) -> Iterator[socket.socket]:
+    """A connection on which a request was sent, or what is to arrive of it."""
+    address = urlsplit(server.url)
+    with socket.create_connection((address.hostname, address.port), PATIENCE) as wire:
+        wire.sendall(
+            f"{line} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{header}\r\n\r\n".encode() + body
+        )
+        yield wire
+
+
+def answer_on(wire: socket.socket) -> requests.Response:
+    """The next answer on a connection."""
+    response = requests.Response()
+    with contextlib.closing(http.client.HTTPResponse(wire)) as answer:
+        answer.begin()
+        response.status_code = answer.status
+        response.headers.update(answer.getheaders())
+        response.raw = io.BytesIO(answer.read())
+    return response
+
+
+def is_closed(wire: socket.socket) -> bool:
+    """Whether nothing more arrives on a connection but its end, and that at once."""
+    wire.settimeout(AT_ONCE)
+    try:
+        return wire.recv(1) == b""
+    except TimeoutError:
+        return False
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture) -> Callable[[LocalServer], list[int]]:
+    """Closes a server, and returns the levels of what it logged; a traceback fails the test."""
+    caplog.set_level(logging.DEBUG, "berlin_chat.server")
+
+    def levels(server: LocalServer) -> list[int]:
+        server.close()
+        records = [record for record in caplog.records if record.name.startswith("berlin_chat.server")]
+        assert [record.getMessage() for record in records if record.exc_info] == []
+        assert "Traceback" not in caplog.text
+        return [record.levelno for record in records]
+
+    return levels
+
+
+Logged = Callable[[LocalServer], list[int]]
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the server wait for the rest of a request for a moment only."""
+    monkeypatch.setattr(serving, "REQUEST_TIMEOUT", REQUEST_TIMEOUT)
+
+
+@pytest.mark.usefixtures("impatient")
+@every_protocol
+@unfinished
+def test_a_body_that_stops_is_a_408_one_line_in_the_log_and_the_end_of_its_connection(
+    name: str, header: str, body: bytes, serve: Serve, logged: Logged
+) -> None:
+    upstream = Says("never")
+    server = serve(upstream=upstream)
+    with request_on_a_wire(server, f"POST {PATHS[name]}", header, body) as wire:
+        response = answer_on(wire)
+        assert response.status_code == 408
+        assert response.headers["Connection"] == "close"
+        assert "did not arrive" in refusal(name, response)
+        assert is_closed(wire)
+    assert logged(server) == [logging.WARNING]
+    assert upstream.asked == []
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(("name", "line"), OTHER_REQUESTS.values(), ids=OTHER_REQUESTS)
+def test_every_request_whose_body_stops_is_a_408(name: str, line: str, serve: Serve, logged: Logged) -> None:
+    server = serve(password="secret")
+    with request_on_a_wire(server, line, LENGTH, b"{") as wire:
+        response = answer_on(wire)
+        assert (response.status_code, response.headers["Connection"]) == (408, "close")
+        assert "did not arrive" in refusal(name, response)
+        assert is_closed(wire)
+    assert logged(server) == [logging.WARNING]
+
+
+@every_protocol
+@unfinished
+def test_a_body_that_ends_too_early_is_a_408_and_the_end_of_its_connection(
+    name: str, header: str, body: bytes, serve: Serve, logged: Logged
+) -> None:
+    upstream = Says("never")
+    server = serve(upstream=upstream)
+    with request_on_a_wire(server, f"POST {PATHS[name]}", header, body) as wire:
+        wire.shutdown(socket.SHUT_WR)
+        response = answer_on(wire)
+        assert (response.status_code, response.headers["Connection"]) == (408, "close")
+        assert "too early" in refusal(name, response)
+        assert is_closed(wire)
+    assert logged(server) == [logging.DEBUG]
+    assert upstream.asked == []
+
+
+@every_protocol
+@pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
+def test_a_client_that_goes_away_in_the_middle_of_its_body_is_no_failure_of_the_upstream(
+    name: str, reset: bool, serve: Serve, logged: Logged, caplog: pytest.LogCaptureFixture
+) -> None:
+    upstream = Says("never")
+    server = serve(upstream=upstream)
+    with request_on_a_wire(server, f"POST {PATHS[name]}", EXPECTANT, b"{") as wire:
+        assert wire.recv(100).startswith(b"HTTP/1.1 100")
+        if reset:
+            wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+    until = monotonic() + PATIENCE
+    while not caplog.records and monotonic() < until:
+        sleep(0.01)
+    assert logged(server) == [logging.DEBUG]
+    assert upstream.asked == []
+
+
+def test_close_ends_the_wait_for_a_body_at_once(logged: Logged) -> None:
+    with nothing_left():
+        server = LocalServer().start()
+        with request_on_a_wire(server, "POST /api/completions", EXPECTANT, b"{") as wire:
+            assert wire.recv(100).startswith(b"HTTP/1.1 100")
+            assert closed_in(server) < AT_ONCE
+            assert is_closed(wire)
+    assert logged(server) == [logging.DEBUG]
+
+
+WRONG_BODIES = {
+    "no size": (400, CHUNKED, b"size\r\n{}"),
+    "a chunk longer than its size": (400, CHUNKED, b"1\r\n{}\r\n0\r\n\r\n"),
+    "wrong trailers": (400, CHUNKED, b"0\r\ntrailer\n"),
+    "a negative length": (400, "Content-Length: -5", b"{}"),
+    "a length that would mean everything": (400, "Content-Length: -1", b"{}"),
+    "a chunk too large": (413, CHUNKED, b"fffffffff\r\n{}"),
+}
+
+
+@every_protocol
+@pytest.mark.parametrize(("status", "header", "body"), WRONG_BODIES.values(), ids=WRONG_BODIES)
+def test_a_body_in_a_wrong_frame_is_refused_and_ends_its_connection(
+    name: str, status: int, header: str, body: bytes, serve: Serve, logged: Logged
+) -> None:
+    server = serve()
+    with request_on_a_wire(server, f"POST {PATHS[name]}", header, body) as wire:
+        response = answer_on(wire)
+        assert (response.status_code, response.headers["Connection"]) == (status, "close")
+        assert "body" in refusal(name, response)
+        assert is_closed(wire)
+    assert logged(server) == [logging.WARNING]
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("line", "header", "status"),
+    [("GET //[", "", 400), ("GET /", "no colon", 400), ("GET /", "Content-Length: many", 400), ("GET", "", 400)],
+)
+def test_a_wrong_head_is_refused_without_a_traceback(
+    line: str, header: str, status: int, serve: Serve, logged: Logged
+) -> None:
+    server = serve()
+    with request_on_a_wire(server, line, header or "X-Nothing: 1", b"") as wire:
+        assert answer_on(wire).status_code == status
+        assert is_closed(wire)
+    assert logged(server) == []
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_head_that_stops_is_a_408_and_the_end_of_its_connection(serve: Serve, logged: Logged) -> None:
+    server = serve()
+    address = urlsplit(server.url)
+    with socket.create_connection((address.hostname, address.port), PATIENCE) as wire:
+        wire.sendall(b"POST /api/completions HTTP/1.1\r\nHost:")
+        assert answer_on(wire).status_code == 408
+        assert is_closed(wire)
+    assert logged(server) == []
+
+
+def test_a_body_may_take_its_time_while_something_arrives(
+    monkeypatch: pytest.MonkeyPatch, serve: Serve, logged: Logged
+) -> None:
+    monkeypatch.setattr(serving, "REQUEST_TIMEOUT", 1.0)
+    server = serve()
+    body = json.dumps(question("acytoo")).encode()
+    with request_on_a_wire(server, "POST /api/completions", f"Content-Length: {len(body)}", b"") as wire:
+        for start in range(0, len(body), 40):
+            sleep(0.4)
+            wire.sendall(body[start : start + 40])
+        assert len(body) > 3 * 40
+        assert text_in("acytoo", answer_on(wire)).endswith("Hi there")
+    assert logged(server) == []
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_client_may_take_longer_to_read_than_to_send(serve: Serve, by_hand: Hand) -> None:
+    megabyte = "x" * 2**20
+    client = by_hand(serve(upstream=Says(*[megabyte] * 32)))  # more than all buffers on the way hold
+    with contextlib.closing(client.ask("acytoo", stream=True)) as response:
+        sleep(REQUEST_TIMEOUT * 3)
+        assert len(response.content) == 32 * 2**20
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("trailers", [b"", b"X-Sum: 5\r\nX-More: 6\r\n"], ids=["no trailers", "trailers"])
+def test_behind_a_body_in_chunks_the_connection_waits_for_the_next_request(
+    trailers: bytes, serve: Serve, logged: Logged
+) -> None:
+    server = serve()
+    body = b"2\r\n{}\r\n0\r\n" + trailers + b"\r\n"
+    with request_on_a_wire(server, "POST /api/completions", CHUNKED, body) as wire:
+        assert answer_on(wire).status_code == 400
+        sleep(REQUEST_TIMEOUT * 2)  # an idle connection is in the middle of nothing
+        wire.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert answer_on(wire).status_code == 200
+    assert logged(server) == []
+
+
+def test_an_idle_connection_is_closed_when_its_time_is_over(
+    monkeypatch: pytest.MonkeyPatch, serve: Serve, logged: Logged
+) -> None:
+    monkeypatch.setattr(serving, "PATIENCE", 0.3)
+    server = serve()
+    with request_on_a_wire(server, "GET /", "X-Nothing: 1", b"") as wire:
+        assert answer_on(wire).status_code == 200
+        assert is_closed(wire)
+    assert logged(server) == []
+
+
 # Passwords
 
 
@@ -1016,6 +1279,33 @@ def test_wait_returns_when_the_server_is_closed() -> None:
     server.close()
     waiting.join(PATIENCE)
     assert not waiting.is_alive()
+
+
+def test_a_signal_handler_may_close_a_server_that_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler runs between any two bytecodes of the main thread; a trace function does so at a chosen one."""
+    monkeypatch.setattr(serving, "SIGNAL_INTERVAL", 0.001)
+
+    def wait_and_close_at(moment: int) -> None:
+        server, seen = LocalServer(), 0
+
+        def trace(frame: Any, event: str, argument: Any) -> Any:
+            nonlocal seen
+            frame.f_trace_opcodes = True
+            seen += event == "opcode"
+            if seen == moment:
+                sys.settrace(None)
+                server.close()
+            return trace
+
+        sys.settrace(trace)
+        server.wait()
+
+    former = sys.gettrace()
+    try:
+        for moment in range(1, 200):
+            wait_and_close_at(moment)
+    finally:
+        sys.settrace(former)
 
 
 # Errors of the upstream

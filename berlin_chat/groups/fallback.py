@@ -37,11 +37,11 @@ class Fallback(Group):
         super().__init__(providers)
 
     def _answer(self, question: Question) -> Pieces:
-        deadline = Deadline(question.deadline)
+        deadline = Deadline(question.limits.seconds)
         errors: list[ChatError] = []
         for provider in self.providers:
             try:
-                pieces = question.put_to(provider, deadline, question.cancel)
+                pieces = question.put_to(provider, deadline, question.limits.cancel)
                 first = next(pieces)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]

@@ -44,7 +44,7 @@ class Race(Group):
         self.stagger = stagger
 
     def _answer(self, question: Question) -> Pieces:
-        deadline = Deadline(question.deadline)
+        deadline = Deadline(question.limits.seconds)
         attempts: list[_Attempt] = []
         first: dict[str, _Attempt | None] = {}  # whose "winner" is set once: ``dict.setdefault`` is atomic
         try:
@@ -86,7 +86,7 @@ class Race(Group):
                     if attempt is not found:
                         attempt.cancel.cancel()
                 return found
-            cancelled = question.cancel is not None and question.cancel.cancelled
+            cancelled = question.limits.cancel is not None and question.limits.cancel.cancelled
             if not isinstance(found.error, ChatError) or (cancelled and isinstance(found.error, Cancelled)):
                 raise found.error
             if deadline.passed:
@@ -104,7 +104,7 @@ class _Attempt:
     def __init__(
         self, provider: Provider, question: Question, deadline: Deadline, arrive: Callable[[_Attempt], None]
     ) -> None:
-        self.cancel = CancelToken(question.cancel)
+        self.cancel = CancelToken(question.limits.cancel)
         self.error: BaseException | None = None
         self.whole: Reply | None = None  # of a reply without a piece
         self.first = ""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar, cast
 
-from ..cancellation import Deadline
+from ..cancellation import Deadline, Limits
 from ..errors import ChatError
 from ..process import after_fork, at_exit
 from .connections import working_for
@@ -102,19 +102,22 @@ class RemoteResources(Generic[T]):
         self.transport = transport
         self.delete = delete
         self.workers = Workers()
-        self.live: set[RemoteResource[T]] = set()  # those whose question goes on
+        self.live: set[RemoteResource[T]] = set()  # what nobody has begun to delete
         at_exit(self)
 
-    def close(self) -> None:
-        """Ends the threads that wait for work; what is being deleted, goes on."""
-        self.workers.close(LAST_GRACE)
+    def close(self, grace: float = LAST_GRACE) -> None:
+        """Deletes all, behind a caller who waits for so many seconds at the most; for a transport that was closed.
+
+        Among them is what Ctrl-C has torn off in the middle of its cleaning up.
+        """
+        for resource in self.live.copy():
+            self.workers.run(resource.finish)
+        self.workers.close(grace)
 
     def end(self) -> None:
         """Deletes all, at the end of the process."""
         self.transport.close()
-        for resource in self.live.copy():
-            self.workers.run(resource.finish)
-        self.workers.close(EXIT_GRACE)
+        self.close(EXIT_GRACE)
 
 
 class RemoteResource(Generic[T]):
@@ -122,7 +125,7 @@ class RemoteResource(Generic[T]):
 
     A request that is cut off leaves something behind that nobody knows of. So it is made and deleted by another
     thread, which the question's cancel or deadline does not end. Call ``delete`` in a ``finally`` whose ``try`` begins
-    before ``create``: then Ctrl-C finds no gap.
+    before ``create``. Ctrl-C may come inside that ``finally``, too: then it is deleted when the provider is closed.
 
     Args:
         create: makes it, by an exchange of its own.
@@ -136,10 +139,11 @@ class RemoteResource(Generic[T]):
         self._made: T | None = None
         self._error: BaseException | None = None
         self._over: SimpleQueue[None] = SimpleQueue()  # of making it
+        self._finished = False
 
     def create(self) -> T:
         """Returns what was made. May be called again after an error."""
-        own = self._own = Exchange(self._resources.transport)
+        own = self._own = Exchange(self._resources.transport, Limits())
         self._made = self._error = None
         self._resources.live.add(self)
         self._resources.workers.run(lambda: self._make(own))
@@ -169,7 +173,6 @@ class RemoteResource(Generic[T]):
         if self._own is None or self._exchange.is_copy or sys.is_finalizing():
             return  # nothing was made; or it is the parent's; or nobody has ended the generator in time
         self._exchange.leave()
-        self._resources.live.discard(self)
         done: SimpleQueue[None] = SimpleQueue()
         woken = self._exchange.woken
 
@@ -179,22 +182,27 @@ class RemoteResource(Generic[T]):
 
         self._resources.workers.run(self.finish, tell)
         if working_for.current() is None:
+            patience = Deadline(2 * LAST_TIMEOUT)  # for the unknown: this may be a finalizer, and hold any lock
             with contextlib.suppress(ChatError):
-                self._exchange.wait_until(lambda: not done.empty())
+                self._exchange.wait_until(lambda: patience.passed or (self._finished and not done.empty()))
             with contextlib.suppress(Empty):
                 done.get(timeout=LAST_GRACE)
 
     def finish(self) -> None:
-        """Deletes it, in whatever thread, within ``LAST_TIMEOUT``."""
+        """Deletes it, in whatever thread, within ``LAST_TIMEOUT``; once, for ``set.remove`` is atomic."""
+        try:
+            self._resources.live.remove(self)
+        except KeyError:
+            return
         if self._own is not None and not self._own.ended:
             try:
                 self._over.get(timeout=LAST_TIMEOUT)
             except Empty:
                 self._own.stop()
         if self._made is not None:
-            with (
-                contextlib.suppress(ChatError),
-                Exchange(self._resources.transport, Deadline(LAST_TIMEOUT)) as last,
-            ):
-                last.retries = 0
+            last = Exchange(self._resources.transport, Limits(LAST_TIMEOUT))
+            last.retries = 0
+            with contextlib.suppress(ChatError), last:
                 self._resources.delete(last, self._made)
+        self._finished = True
+        self._exchange.wake()

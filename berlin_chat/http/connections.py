@@ -14,7 +14,7 @@ import queue
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -23,7 +23,7 @@ from requests.structures import CaseInsensitiveDict
 from urllib3.connection import HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from ..cancellation import Deadline
+from ..cancellation import Deadline, Limits, Stoppable
 from ..decoding import ChunkedDecoder
 from ..version import __version__
 
@@ -42,13 +42,40 @@ _ENVIRONMENT = [
 ]
 
 
-class Owner(Protocol):
-    """Who uses connections: an exchange of ``transport``."""
+class Owner(Stoppable):
+    """Who uses connections, one at a time: to stop it shuts the socket in use down.
 
-    deadline: Deadline | None
+    The socket is taken by whoever comes first: the thread that has done with it, or the one that shuts it down. So an
+    interrupt never hits a connection that has gone on to its next user, and nobody waits for anybody.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(limits)
+        self._socket: list[Any] = []  # at most one
 
     def attach(self, sock: Any) -> None:
-        """Is told which socket it uses from now on; raises OSError where it was stopped already."""
+        """Is told by a connection which socket is used from now on; raises OSError where it was stopped already."""
+        self._socket[:] = [sock]
+        if self._stopped:
+            raise ConnectionAbortedError("interrupted")
+
+    def take_socket(self) -> Any:
+        """Returns the socket to the first who asks, None to all others: ``list.pop`` is atomic."""
+        try:
+            return self._socket.pop()
+        except IndexError:
+            return None
+
+    def _end_blocking(self) -> None:
+        sock = self.take_socket()
+        try:
+            if isinstance(sock, socket.socket):
+                # Not SSLSocket.shutdown: that takes the TLS state away from the thread that reads.
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+            elif sock is not None:  # TLS inside TLS, through an https proxy
+                sock.socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it was closed in the meantime
 
 
 class working_for:
@@ -174,18 +201,6 @@ def reader(raw: Any) -> Callable[[int], bytes]:
     """
     ours = getattr(raw, "_original_response", None)
     return ours.read1 if isinstance(ours, BufferedResponse) else functools.partial(raw.read1, decode_content=False)
-
-
-def shut_down(sock: Any) -> None:
-    """Ends whatever blocks at a socket in another thread."""
-    try:
-        if isinstance(sock, socket.socket):
-            # Not SSLSocket.shutdown: that takes the TLS state away from the thread that reads.
-            socket.socket.shutdown(sock, socket.SHUT_RDWR)
-        else:  # TLS inside TLS, through an https proxy
-            sock.socket.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass  # it was closed in the meantime
 
 
 class Interruptible:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connectionpool import HTTPConnectionPool
 
-from ..cancellation import CancelToken, Deadline, Stoppable
+from ..cancellation import Deadline, Limits
 from ..decoding import decompressed, document
 from ..errors import ChatError, ProtocolError, StreamInterrupted
 from ..process import after_fork, at_exit
 from ..validation import Timeout
-from .connections import READ_SIZE, Adapter, Session, limit, make_interruptible, reader, shut_down, working_for
+from .connections import READ_SIZE, Adapter, Owner, Session, limit, make_interruptible, reader, working_for
 from .failures import explanation, page_error, status_error
 from .retries import is_transient, retry_policy
 
@@ -29,14 +29,17 @@ DRAIN_SECONDS, DRAIN_BYTES = 0.05, 64 * 1024
 Headers = Mapping[str, "str | None"]
 
 
-class Limiter(Protocol):
-    """Says when the next question may be sent; shared by those who must not be faster together."""
+class Settings(NamedTuple):
+    """What a provider's connections were configured with: the arguments of ``Provider``, checked."""
 
-    def wait(self, sleep: Callable[[float], None]) -> None:
-        """Waits for the moment to send, by ``sleep``."""
-
-    def refused(self, retry_after: float | None) -> None:
-        """Is told of a 429, and of the seconds that the server asked to wait."""
+    base_url: str | None
+    headers: Headers
+    session: requests.Session | None
+    proxy: str | None
+    timeout: Timeout
+    verify: bool | str
+    retries: int
+    pool_size: int
 
 
 class Transport:
@@ -45,35 +48,11 @@ class Transport:
     There is no lock: the session and the set of its pools are made with the object, and anew in a child process;
     exchanges under way stand in a set, which one call at a time changes. ``close()`` interrupts them and closes the
     connections, but not a session of the caller's. So does the end of the process.
-
-    Args:
-        base_url: where requests go; None where that is not known.
-        headers: the caller's, which replace those of the protocol.
-        session, proxy, timeout, verify, retries, pool_size: as in ``Provider``.
     """
 
-    def __init__(
-        self,
-        *,
-        base_url: str | None,
-        headers: Headers,
-        session: requests.Session | None,
-        proxy: str | None,
-        timeout: Timeout,
-        verify: bool | str,
-        retries: int,
-        pool_size: int,
-    ) -> None:
-        self.base_url = base_url
-        self.headers = headers
-        self.timeout = timeout
-        self.retries = retries
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
         self.closed = False
-        self._own_session = session
-        self._proxies = {} if proxy is None else {"http": proxy, "https": proxy}
-        # requests' own default is left to the session, which may be the caller's.
-        self._verify = None if verify is True else verify
-        self._pool_size = pool_size
         self.reset()
         after_fork(self)
         at_exit(self)
@@ -82,16 +61,11 @@ class Transport:
         """Starts afresh: in a new object, and in a child process, where the connections are the parent's."""
         self._live: set[Exchange] = set()
         self._pools: set[HTTPConnectionPool] = set()
-        self.session = self._own_session or Session(self._pool_size, self._pools)
+        self.session = self.settings.session or Session(self.settings.pool_size, self._pools)
 
-    def exchange(
-        self,
-        deadline: Deadline | None = None,
-        cancel: CancelToken | None = None,
-        limiter: Limiter | None = None,
-    ) -> Exchange:
+    def exchange(self, limits: Limits) -> Exchange:
         """Returns the context in which one question is asked; ``close()`` interrupts it."""
-        exchange = Exchange(self, deadline, cancel, limiter)
+        exchange = Exchange(self, limits)
         self._live.add(exchange)
         if self.closed:
             exchange.stop()
@@ -108,34 +82,33 @@ class Transport:
         self.closed = True
         for exchange in self._live.copy():
             exchange.stop()
-        if self._own_session is None:
+        if self.settings.session is None:
             self.session.close()
-            self._close_pools(self._pools)
+            for pool in self._pools.copy():  # otherwise they close when nothing refers to them, such as a traceback
+                pool.close()
 
     end = close
-
-    def _close_pools(self, pools: set[HTTPConnectionPool]) -> None:
-        while pools:  # otherwise they close when nothing refers to them, such as a traceback
-            pools.pop().close()
 
     def send(
         self, exchange: Exchange, method: str, url: str, headers: Headers, body: bytes | None
     ) -> requests.Response:
         """Sends one request over an interruptible connection; raises whatever requests raises."""
-        session = self.session
+        session, proxy, verify = self.session, self.settings.proxy, self.settings.verify
+        proxies = {} if proxy is None else {"http": proxy, "https": proxy}
         try:
-            # A header of None takes away the session's, as in requests.
-            request = session.prepare_request(
-                requests.Request(method, url, headers=headers, data=body)  # type: ignore[arg-type]
-            )
-            settings = session.merge_environment_settings(url, {**self._proxies}, True, self._verify, None)
-            adapter = session.get_adapter(url)
-            if isinstance(adapter, HTTPAdapter) and not isinstance(adapter, Adapter):  # it is the caller's
-                pool = adapter.get_connection_with_tls_context(
-                    request, settings["verify"], proxies=settings["proxies"], cert=settings["cert"]
-                )
-                make_interruptible(pool)
             with working_for(exchange):
+                # A header of None takes away the session's, as in requests.
+                request = session.prepare_request(requests.Request(method, url, headers=headers, data=body))  # type: ignore[arg-type]
+                # requests' own default is left to the session, which may be the caller's.
+                settings = session.merge_environment_settings(
+                    url, proxies, True, None if verify is True else verify, None
+                )
+                adapter = session.get_adapter(url)
+                if isinstance(adapter, HTTPAdapter) and not isinstance(adapter, Adapter):  # it is the caller's
+                    pool = adapter.get_connection_with_tls_context(
+                        request, settings["verify"], proxies=settings["proxies"], cert=settings["cert"]
+                    )
+                    make_interruptible(pool)
                 # Redirects are not followed: nothing is sent to an address that the caller did not choose.
                 return session.send(request, timeout=exchange.time_left(), allow_redirects=False, **settings)
         except Exception:
@@ -146,23 +119,24 @@ class Transport:
 
     def _distrust(self, session: requests.Session) -> None:
         """Gives the next question fresh connections, and locks that nobody holds."""
-        if self._own_session is None and self.session is session:
-            pools, self._pools = self._pools, set()
-            self.session = Session(self._pool_size, self._pools)
+        if self.settings.session is None and self.session is session:
+            old, self._pools = self._pools, set()
+            self.session = Session(self.settings.pool_size, self._pools)
             self.session.cookies.update(session.cookies)
-            self._close_pools(pools)
+            for pool in old:
+                pool.close()
 
     def release(self, response: requests.Response) -> None:
         """Closes the connection of a reply that was not read to its end. A finalizer may call it at any moment."""
         response.raw.close()
-        if self._own_session is None:
+        if self.settings.session is None:
             response.raw.release_conn()
         else:  # a pool that may have a lock, which this very thread may hold
             with contextlib.suppress(RuntimeError):  # the interpreter is shutting down and starts no more threads
                 threading.Thread(target=response.raw.release_conn, daemon=True).start()
 
 
-class Exchange(Stoppable):
+class Exchange(Owner):
     """One question's use of the network, from its first request to the last byte of its reply.
 
     A context manager that belongs to the thread that reads the reply. Others may call ``stop`` and ``wake``; so may a
@@ -178,82 +152,50 @@ class Exchange(Stoppable):
         ended: whether it is over.
     """
 
-    def __init__(
-        self,
-        transport: Transport,
-        deadline: Deadline | None = None,
-        cancel: CancelToken | None = None,
-        limiter: Limiter | None = None,
-    ) -> None:
-        super().__init__(deadline, cancel)
+    def __init__(self, transport: Transport, limits: Limits) -> None:
+        super().__init__(limits)
         self.transport = transport
         self.attempts = 1
-        self.retries = transport.retries
+        self.retries = transport.settings.retries
         self.url: str | None = None
         self.ended = False
-        self._limiter = limiter
-        self._socket: list[Any] = []  # at most one; see _take_socket
         self._response: requests.Response | None = None
         self._refusal: ChatError | None = None  # why there is a next attempt
 
     def __enter__(self) -> Exchange:
-        if self.cancel is not None:
-            self.cancel.watch(self, self.stop)
+        if self.limits.cancel is not None:
+            self.limits.cancel.watch(self, self.stop)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.leave()
-        if self.cancel is not None:
-            self.cancel.unwatch(self)
+        if self.limits.cancel is not None:
+            self.limits.cancel.unwatch(self)
         self.ended = True
         self._refusal = None
         self.transport.ended(self)
-
-    def attach(self, sock: Any) -> None:
-        """Is told by a connection which socket is used from now on."""
-        self._socket[:] = [sock]
-        if self._stopped:
-            raise ConnectionAbortedError("interrupted")
-
-    def _end_blocking(self) -> None:
-        if (sock := self._take_socket()) is not None:
-            shut_down(sock)
-
-    def _take_socket(self) -> Any:
-        """The socket to the first who asks, be it to shut it down or to give it back; None to all others."""
-        try:
-            return self._socket.pop()
-        except IndexError:
-            return None
 
     def leave(self) -> None:
         """Closes the response at hand, and lets go of its connection."""
         response, self._response = self._response, None
         if response is not None:
             self.transport.release(response)
-        self._take_socket()
+        self.take_socket()
 
     def _read_to_end(self, response: requests.Response) -> None:
         """Gives the connection back, unless somebody is about to shut it down."""
         self.check()  # an interrupted connection looks like the end of a body
         self._response = None
-        if self._take_socket() is None and self._stopped:
+        if self.take_socket() is None and self._stopped:
             self.transport.release(response)
         else:
             response.raw.release_conn()
 
     # Requests
 
-    def post(
-        self,
-        path: str,
-        body: bytes | Mapping[str, Any],
-        *,
-        headers: Headers | None = None,
-        accept: tuple[int, ...] = (),
-    ) -> requests.Response:
-        """Sends JSON, and returns the answer; see ``request``."""
-        return self.request("POST", path, body, headers=headers, accept=accept)
+    def post(self, path: str, body: bytes | Mapping[str, Any], **how: Any) -> requests.Response:
+        """Sends JSON, and returns the answer; its other arguments are those of ``request``."""
+        return self.request("POST", path, body, **how)
 
     def request(
         self,
@@ -275,8 +217,8 @@ class Exchange(Stoppable):
         Raises:
             ChatError: no connection, a status that is an error, or a web page instead of a reply.
         """
-        url = f"{self.transport.base_url}{path}" if path.startswith("/") else path
-        headers = {**(headers or {}), **self.transport.headers}
+        url = f"{self.transport.settings.base_url}{path}" if path.startswith("/") else path
+        headers = {**(headers or {}), **self.transport.settings.headers}
         if body is not None:
             headers = {"Content-Type": "application/json", **headers}
             body = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -297,8 +239,8 @@ class Exchange(Stoppable):
     def _wait_to_retry(self, seconds: float) -> None:
         self.attempts += 1
         self.sleep(seconds, self._refusal)
-        if self._limiter is not None:
-            self._limiter.wait(lambda seconds: self.sleep(seconds, self._refusal))
+        if self.limits.limiter is not None:
+            self.limits.limiter.wait(lambda seconds: self.sleep(seconds, self._refusal))
 
     def _send(
         self, method: str, url: str, headers: Headers, body: bytes | None, accept: tuple[int, ...]
@@ -318,8 +260,8 @@ class Exchange(Stoppable):
             return response
         if not 200 <= status < 300:
             self._refusal = status_error(response, self._start(response))
-            if status == 429 and self._limiter is not None:
-                self._limiter.refused(self._refusal.retry_after)
+            if status == 429 and self.limits.limiter is not None:
+                self.limits.limiter.refused(self._refusal.retry_after)
             raise self._refusal
         if "text/html" in response.headers.get("Content-Type", "").lower():
             raise page_error(response, self._start(response))
@@ -327,7 +269,7 @@ class Exchange(Stoppable):
 
     def time_left(self) -> Timeout:
         """The timeouts of the next request, within the deadline."""
-        connect, read = self.transport.timeout
+        connect, read = self.transport.settings.timeout
         if self.deadline is None:
             return connect, read
         return self.deadline.left(connect) or 0.001, self.deadline.left(read) or 0.001
@@ -411,4 +353,4 @@ class Exchange(Stoppable):
             self.check()  # an interrupted read fails in many ways
         except ChatError as interrupted:
             return interrupted
-        return explanation(error, self.transport.timeout)
+        return explanation(error, self.transport.settings.timeout)

@@ -18,8 +18,8 @@ from ..provider import Provider
 from ..providers import get_provider
 from ..validation import checked_header
 from .app import App
+from .backend import Backend
 from .echo import Echo
-from .house import House
 from .serving import Serving
 
 
@@ -62,8 +62,9 @@ class LocalServer:
         checked_header(password, "password")
         if not 0 <= delay < threading.TIMEOUT_MAX:
             raise InvalidRequest("delay must be seconds, and not negative")
-        self._house = House(upstream=Echo() if upstream is None else upstream, delay=delay, password=password or None)
-        self._app = App(self._house)
+        upstream = Echo() if upstream is None else upstream
+        self._backend = Backend(upstream=upstream, delay=delay, password=password or None)
+        self._app = App(self._backend)
         self._serving = Serving(self._app, host, port)
 
     @property
@@ -95,7 +96,7 @@ class LocalServer:
 
     def close(self) -> None:
         """Ends the replies under way and stops listening. A second call does nothing."""
-        self._house.close()
+        self._backend.close()
         self._serving.close()
 
     def wait(self) -> None:

@@ -1,4 +1,4 @@
-"""The server's side of Acytoo. ``PROTOCOLS.md``, section "Acytoo"."""
+"""Acytoo's endpoints. ``PROTOCOLS.md``, section "Acytoo"."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any
 
 from ..messages import as_list
 from ..providers.acytoo import Acytoo
-from .web import Handler, Refused, Request, Response, Side, Stream, checked, json_response, number
+from .web import Endpoints, Handler, Refused, Request, Response, Stream, checked, json_response, number
 
 
-class AcytooSide(Side):
+class AcytooEndpoints(Endpoints):
     name = Acytoo.name
 
     def routes(self) -> list[tuple[str, str, Handler]]:
@@ -19,15 +19,15 @@ class AcytooSide(Side):
         return json_response({"error": {"message": refused.message}}, refused.status, refused.headers)
 
     def configuration(self) -> dict[str, Any]:
-        return {"password": self.house.password} if self.house.password else {}
+        return {"password": self.backend.password} if self.backend.password else {}
 
     def complete(self, request: Request) -> Response:
         question = request.json()
-        checked(self.house.lets_in(question.get("password")), "wrong password", 401)
+        checked(self.backend.is_authorized(question.get("password")), "wrong password", 401)
         for key in ("key", "password", "model"):
             checked(isinstance(question.get(key), str), f"{key} must be a string")
         checked(number(question.get("temperature")), "temperature must be a number")
         checked(isinstance(question.get("messages"), list), "messages must be a list")
-        # The protocol fixes the model, so it is no wish of the caller's.
-        answer = self.house.answer(as_list(question["messages"]), None, {"temperature": question["temperature"]})
+        # The protocol fixes the model, so the caller has not chosen one.
+        answer = self.backend.answer(as_list(question["messages"]), None, {"temperature": question["temperature"]})
         return Response(200, "text/plain; charset=utf-8", Stream(answer, iter(answer)))

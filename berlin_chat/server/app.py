@@ -9,78 +9,94 @@ from http import HTTPStatus
 from typing import Any
 
 from ..errors import APITimeoutError, ChatError, InvalidRequest, RateLimitError
-from .acytoo import AcytooSide
-from .berlin import BerlinSide
-from .h2o import H2oSide
-from .house import House
-from .web import Handler, Refused, Request, Response, Side, json_response
-from .ylokh import YlokhSide
+from .acytoo import AcytooEndpoints
+from .backend import Backend
+from .berlin import BerlinEndpoints
+from .h2o import H2oEndpoints
+from .web import Endpoints, Handler, Refused, Request, Response, json_response
+from .ylokh import YlokhEndpoints
 
 log = logging.getLogger("berlin_chat.server")
 
 #: The protocols. A new one is one file beside this one, and one line here.
-SIDES: tuple[type[Side], ...] = (BerlinSide, YlokhSide, H2oSide, AcytooSide)
+PROTOCOLS: tuple[type[Endpoints], ...] = (BerlinEndpoints, YlokhEndpoints, H2oEndpoints, AcytooEndpoints)
 
 _WELCOME = b"""This is berlin_chat's own server. It speaks four protocols:
 Berlin, Ylokh (OpenAI's chat completions, at /v1), H2o and Acytoo.
 """
 
 
-class App:
-    """The four protocols behind one WSGI callable."""
+class _General(Endpoints):
+    """What belongs to no protocol."""
 
-    def __init__(self, house: House) -> None:
-        self._sides = [side(house) for side in SIDES]
+    def routes(self) -> list[tuple[str, str, Handler]]:
+        return [("GET", "/", self.welcome)]
+
+    def refusal(self, refused: Refused) -> Response:
+        return json_response({"error": {"message": refused.message}}, refused.status, refused.headers)
+
+    def welcome(self, request: Request) -> Response:
+        return Response(200, "text/plain; charset=utf-8", _WELCOME)
+
+    def unknown(self, request: Request, *allowed: str) -> Response:
+        if allowed:
+            raise Refused(405, "method not allowed", {"Allow": ", ".join(allowed)})
+        raise Refused(404, f"there is no {request.path} here")
+
+
+class App:
+    """The four protocols behind one WSGI callable, which is called in as many threads as there are requests."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._general = _General(backend)
+        self._protocols = [endpoints(backend) for endpoints in PROTOCOLS]
         self._routes = [
-            (method, re.compile(pattern), handler, side)
-            for side in self._sides
-            for method, pattern, handler in side.routes()
+            (method, re.compile(pattern), handler, endpoints)
+            for endpoints in (self._general, *self._protocols)
+            for method, pattern, handler in endpoints.routes()
         ]
 
     def conversations(self) -> list[str]:
         """The ids of the conversations that exist."""
-        return [name for side in self._sides for name in side.conversations()]
+        return [name for endpoints in self._protocols for name in endpoints.conversations()]
 
     def configuration(self, name: str) -> dict[str, Any]:
-        """The arguments with which a provider is let in."""
-        return next((side.configuration() for side in self._sides if side.name == name.lower()), {})
+        """The arguments with which a provider is authorized."""
+        return next((each.configuration() for each in self._protocols if each.name == name.lower()), {})
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         request = Request(environ)
-        response = self._response(request)
-        request.discard()
+        response = _answered(request, *self._route(request))
         headers = {"Content-Type": response.content_type, **response.headers}
         if isinstance(response.body, bytes):
             headers["Content-Length"] = str(len(response.body))
         start_response(f"{response.status} {_phrase(response.status)}", list(headers.items()))
         return [response.body] if isinstance(response.body, bytes) else response.body
 
-    def _response(self, request: Request) -> Response:
-        if request.path == "/" and request.method == "GET":
-            return Response(200, "text/plain; charset=utf-8", _WELCOME)
-        allowed = ["GET"] if request.path == "/" else []
-        for method, pattern, handler, side in self._routes:
+    def _route(self, request: Request) -> tuple[Endpoints, Handler, tuple[str, ...]]:
+        """Returns the protocol of a request, its handler, and what the handler is given beside the request."""
+        allowed = []
+        for method, pattern, handler, endpoints in self._routes:
             if match := pattern.fullmatch(request.path):
                 if method == request.method:
-                    return _answered(side, handler, request, match.groups())
+                    return endpoints, handler, match.groups()
                 allowed.append(method)
-        if allowed:
-            return json_response({"error": {"message": "method not allowed"}}, 405, {"Allow": ", ".join(allowed)})
-        return json_response({"error": {"message": f"there is no {request.path} here"}}, 404)
+        return self._general, self._general.unknown, tuple(allowed)
 
 
-def _answered(side: Side, handler: Handler, request: Request, groups: tuple[str, ...]) -> Response:
+def _answered(request: Request, endpoints: Endpoints, handler: Handler, arguments: tuple[str, ...]) -> Response:
     try:
-        return handler(request, *groups)
+        request.receive()  # whatever the answer: what is left would be taken for the connection's next request
+        return handler(request, *arguments)
     except Refused as refused:
-        return side.refusal(refused)
+        return endpoints.refusal(refused)
     except ChatError as error:
-        return side.refusal(_upstream_refusal(error))
-    except ConnectionAbortedError:  # the server is closing
+        return endpoints.refusal(_upstream_refusal(error))
+    except ConnectionAbortedError:  # the client is gone, or the server is closing
         raise
     except Exception as error:
         log.exception("the upstream failed")
-        return side.refusal(Refused(500, f"the upstream failed: {type(error).__name__}"))
+        return endpoints.refusal(Refused(500, f"the upstream failed: {type(error).__name__}"))
 
 
 def _phrase(status: int) -> str:

@@ -1,4 +1,4 @@
-"""The server's side of Berlin. ``PROTOCOLS.md``, section "Berlin"."""
+"""Berlin's endpoints. ``PROTOCOLS.md``, section "Berlin"."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from typing import Any
 
 from ..errors import ChatError
 from ..providers.berlin import Berlin
-from .house import Answer, House
-from .web import Handler, Refused, Request, Response, Side, Stream, checked, is_uuid, json_response, numbers
+from .backend import Answer, Backend
+from .web import Endpoints, Handler, Refused, Request, Response, Stream, checked, is_uuid, json_response, numbers
 
 
-class BerlinSide(Side):
-    """Tokens are kept until the server ends; a set's ``add`` and ``in`` need no lock."""
+class BerlinEndpoints(Endpoints):
+    """Tokens are kept until the server ends. They need no lock: none is ever taken back, so that nothing can happen
+    between a look and what follows from it, and a set of strings takes ``add`` and ``in`` from any thread.
+    """
 
     name = Berlin.name
 
-    def __init__(self, house: House) -> None:
-        super().__init__(house)
+    def __init__(self, backend: Backend) -> None:
+        super().__init__(backend)
         self._tokens: set[str] = set()
 
     def routes(self) -> list[tuple[str, str, Handler]]:
@@ -30,13 +32,13 @@ class BerlinSide(Side):
         return json_response(value, refused.status, refused.headers)
 
     def configuration(self) -> dict[str, Any]:
-        return {"account": "local", "password": self.house.password or "local"}
+        return {"account": "local", "password": self.backend.password or "local"}
 
     def log_in(self, request: Request) -> Response:
         login = request.json()
         account, password = login.get("account"), login.get("password")
         checked(isinstance(account, str) and isinstance(password, str), "account and password must be strings")
-        if not account or not self.house.lets_in(password):
+        if not account or not self.backend.is_authorized(password):
             return json_response({"code": 401, "msg": "wrong account or password", "data": None})
         token = secrets.token_urlsafe(24)
         self._tokens.add(token)
@@ -56,7 +58,7 @@ class BerlinSide(Side):
         numbers(options, "temperature", "presence_penalty", "frequency_penalty", "max_tokens")
         options = dict(options)
         model = options.pop("model")
-        answer = self.house.answer(prompt, None if model == Berlin.default_model else model, options)
+        answer = self.backend.answer(prompt, None if model == Berlin.default_model else model, options)
         return Response(200, "text/plain; charset=utf-8", Stream(answer, _lines(answer)))
 
 

@@ -1,4 +1,4 @@
-"""The server's side of H2o, chat-ui's conversations. ``PROTOCOLS.md``, section "H2o"."""
+"""H2o's endpoints, chat-ui's conversations. ``PROTOCOLS.md``, section "H2o"."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from typing import Any
 
 from ..errors import ChatError
 from ..providers.h2o import H2o
-from .house import Answer, House
-from .web import Handler, Refused, Request, Response, Side, Stream, checked, is_uuid, json_response, numbers
+from .backend import Answer, Backend
+from .web import Endpoints, Handler, Refused, Request, Response, Stream, checked, is_uuid, json_response, numbers
 
 _COOKIE = "hf-chat"
+_UNKNOWN = "there is no such conversation"
 #: The parameters that have another name upstream, and those that only this protocol has.
 _RENAMED = {"max_new_tokens": "max_tokens"}
 _OWN = ("truncate", "do_sample", "repetition_penalty", "return_full_text")
 
 
-class H2oSide(Side):
+class H2oEndpoints(Endpoints):
     """One lock guards the sessions and their conversations."""
 
     name = H2o.name
 
-    def __init__(self, house: House) -> None:
-        super().__init__(house)
+    def __init__(self, backend: Backend) -> None:
+        super().__init__(backend)
         self._lock = threading.Lock()
         self._sessions: dict[str, dict[str, str]] = {}  # session → conversation → model
 
@@ -43,14 +44,14 @@ class H2oSide(Side):
         return json_response({"error": refused.message, "error_type": kind}, refused.status, refused.headers)
 
     def configuration(self) -> dict[str, Any]:
-        return {"headers": {"Authorization": f"Bearer {self.house.password}"}} if self.house.password else {}
+        return {"headers": {"Authorization": f"Bearer {self.backend.password}"}} if self.backend.password else {}
 
     def conversations(self) -> list[str]:
         with self._lock:
             return [name for session in self._sessions.values() for name in session]
 
     def settings(self, request: Request) -> Response:
-        self._let_in(request)
+        self._authorize(request)
         form = request.form()
         checked(form.get("ethicsModalAccepted") == "true", "ethicsModalAccepted must be true")
         for field in ("shareConversationsWithModelAuthors", "searchEnabled"):
@@ -88,36 +89,36 @@ class H2oSide(Side):
         for key in ("id", "response_id"):
             checked(is_uuid(options.get(key)), f"options.{key} must be a uuid")
         numbers(parameters, "temperature", "truncate", "max_new_tokens", "repetition_penalty")
-        wishes = {_RENAMED.get(key, key): value for key, value in parameters.items() if key not in _OWN}
-        answer = self.house.answer(prompt, None if model == H2o.default_model else model, wishes)
+        wanted = {_RENAMED.get(key, key): value for key, value in parameters.items() if key not in _OWN}
+        answer = self.backend.answer(prompt, None if model == H2o.default_model else model, wanted)
         return Response(200, "text/event-stream", Stream(answer, _events(answer)), {"Cache-Control": "no-cache"})
 
     def delete(self, request: Request, conversation: str) -> Response:
-        self._conversation(request, conversation)
+        session = self._session(request)
         with self._lock:
-            self._session(request).pop(conversation, None)
+            model = session.pop(conversation, None)
+        checked(model is not None, _UNKNOWN, 404)
         return json_response({})
 
-    def _let_in(self, request: Request) -> None:
-        kind, _, word = request.header("Authorization").partition(" ")
-        checked(
-            self.house.password is None or (kind.lower() == "bearer" and self.house.lets_in(word.strip())),
-            "log in first: Authorization: Bearer <the server's password>",
-            401,
-        )
+    def _authorize(self, request: Request) -> None:
+        authorized = self.backend.is_authorized(request.bearer_token())
+        checked(authorized, "log in first: Authorization: Bearer <the server's password>", 401)
 
     def _session(self, request: Request) -> dict[str, str]:
-        self._let_in(request)
-        session = self._sessions.get(request.cookie(_COOKIE) or "")
+        self._authorize(request)
+        with self._lock:
+            session = self._sessions.get(request.cookie(_COOKIE) or "")
         if session is None:
             raise Refused(405, "accept the settings first")
         return session
 
     def _conversation(self, request: Request, conversation: str) -> str:
-        """The model of a conversation."""
-        model = self._session(request).get(conversation)
+        """Returns the model of a conversation."""
+        session = self._session(request)
+        with self._lock:
+            model = session.get(conversation)
         if model is None:
-            raise Refused(404, "there is no such conversation")
+            raise Refused(404, _UNKNOWN)
         return model
 
 

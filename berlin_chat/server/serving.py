@@ -26,28 +26,32 @@ import logging
 import socket
 import threading
 from collections.abc import Callable
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 from ..cancellation import SIGNAL_INTERVAL
 from ..errors import ChatError
 
 try:
-    from cheroot import wsgi
+    from cheroot import server, wsgi
 except ImportError as error:  # pragma: no cover
     raise ImportError("the server needs more packages: pip install 'berlin_chat[server]'") from error
+
+from .body import Body
 
 log = logging.getLogger("berlin_chat.server")
 
 #: How long an idle connection is kept, and a client may take to read, in seconds.
 PATIENCE = 600
+#: How long a client may be silent in the middle of a request, in seconds: a thread waits for it.
+REQUEST_TIMEOUT = 30
 #: How long the end may take to be noticed by the thread that listens, in seconds.
 CLOSE_INTERVAL = 0.05
 #: The largest question, in bytes.
 MAX_REQUEST = 64 * 2**20
 
 
-class _ThreadAReply:
+class _ThreadPerRequest:
     """What cheroot calls a thread pool: ``put`` hands over a connection on which a request has arrived.
 
     One lock guards the connections at work. A thread closes its connection or gives it back to the server.
@@ -72,17 +76,18 @@ class _ThreadAReply:
     def _reply(self, connection: Any) -> None:
         keep = False
         try:
+            connection.socket.settimeout(REQUEST_TIMEOUT)
             keep = connection.communicate()
         except ConnectionError as error:
             log.debug("the client went away: %s", error)
         except Exception:
             log.exception("a reply failed")
         finally:
-            self._let_go(connection, keep)
+            self._release(connection, keep)
             with self._lock:
                 del self._working[threading.current_thread()]
 
-    def _let_go(self, connection: Any, keep: bool) -> None:
+    def _release(self, connection: Any, keep: bool) -> None:
         if keep:
             try:
                 self._server.put_conn(connection)
@@ -106,8 +111,35 @@ class _ThreadAReply:
             thread.join(None if until is None else max(until - monotonic(), 0.0))
 
 
+class _Request(server.HTTPRequest):
+    """A request, whose first line may be anything."""
+
+    def read_request_line(self) -> Any:
+        try:
+            return super().read_request_line()  # type: ignore[no-untyped-call]
+        except ValueError as error:  # from urlsplit; cheroot would take it for a fault of its own
+            self.simple_response("400 Bad Request", f"Malformed Request-URI: {error}")
+            return False
+
+
+class _Connection(server.HTTPConnection):
+    RequestHandlerClass = _Request
+
+
+class _Gateway(wsgi.Gateway_10):
+    """Between a request and the application; until it answers, ``REQUEST_TIMEOUT`` holds on the connection."""
+
+    def respond(self) -> None:
+        self.env["wsgi.input"] = Body(self.req)
+        super().respond()
+
+    def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        self.req.conn.socket.settimeout(PATIENCE)  # the request has been read; now it is the client who reads
+        return super().start_response(status, headers, exc_info)
+
+
 class _Server(wsgi.Server):
-    timeout = PATIENCE
+    ConnectionClass = _Connection
     keep_alive_conn_limit = 100_000
     expiration_interval = CLOSE_INTERVAL
     max_request_body_size = MAX_REQUEST
@@ -126,14 +158,18 @@ class _Server(wsgi.Server):
 
 
 class Serving:
-    """Serves an application in the background, from ``start`` to ``close``."""
+    """Serves an application in the background, from ``start`` to ``close``.
+
+    ``close`` may be called while another thread is in ``wait``, or by a signal handler that interrupts ``wait``.
+    """
 
     def __init__(self, app: Callable[..., Any], host: str, port: int) -> None:
         self._host = host
-        self._server = _Server((host, port), app, server_name="berlin_chat", request_queue_size=1024)
-        self._server.requests = _ThreadAReply(self._server)
+        self._server = _Server((host, port), app, server_name="berlin_chat", request_queue_size=1024, timeout=PATIENCE)
+        self._server.gateway = _Gateway
+        self._server.requests = _ThreadPerRequest(self._server)
         self._thread: threading.Thread | None = None
-        self._closed = threading.Event()
+        self._closed = False
 
     @property
     def url(self) -> str:
@@ -149,12 +185,12 @@ class Serving:
         return self._thread is not None
 
     def __str__(self) -> str:
-        if self._closed.is_set():
+        if self._closed:
             return "closed"
         return "not started" if self._thread is None else f"at {self.url}"
 
     def start(self) -> None:
-        if self._thread is not None or self._closed.is_set():
+        if self._thread is not None or self._closed:
             raise ChatError("the server was started or closed already: make a new one")
         self._server.prepare()
         # Daemons, as are the threads that it starts: a script may end without closing the server.
@@ -162,13 +198,14 @@ class Serving:
         self._thread.start()
 
     def close(self) -> None:
-        if self._closed.is_set():
+        if self._closed:
             return
-        self._closed.set()
+        self._closed = True
         if self._thread is not None:
             self._server.stop()
             self._thread.join()
 
     def wait(self) -> None:
-        while not self._closed.wait(SIGNAL_INTERVAL):
-            pass
+        # No Event: its lock is held at moments of the wait, and would never be got by a signal handler that closes.
+        while not self._closed:
+            sleep(SIGNAL_INTERVAL)

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from ..decoding import parse
 from ..errors import ChatError
-from .house import Answer, House
+from .backend import Answer, Backend
 
 
 class Refused(Exception):
@@ -30,7 +30,9 @@ class Refused(Exception):
 
 
 class Request:
-    """What arrived."""
+    """What arrived. ``body`` is empty until ``receive`` was called."""
+
+    body = b""
 
     def __init__(self, environ: dict[str, Any]) -> None:
         self._environ = environ
@@ -50,21 +52,21 @@ class Request:
                 return value.strip()
         return None
 
-    def body(self) -> bytes:
-        """The whole body, of a known length or in chunks: cheroot's input ends where it does."""
-        return self._environ["wsgi.input"].read()  # type: ignore[no-any-return]
+    def bearer_token(self) -> str | None:
+        """The token of an ``Authorization: Bearer``."""
+        scheme, _, token = self.header("Authorization").partition(" ")
+        return token.strip() if scheme.lower() == "bearer" else None
 
-    def discard(self) -> None:
-        """Reads what is left of the body, which would be taken for the connection's next request."""
-        while self._environ["wsgi.input"].read(64 * 1024):
-            pass
+    def receive(self) -> None:
+        """Reads the whole body; raises what ``Body.read`` raises."""
+        self.body = self._environ["wsgi.input"].read()
 
     def json(self) -> dict[str, Any]:
         """The body's JSON object; raises Refused where it is none."""
         if "json" not in self.header("Content-Type").lower():
             raise Refused(415, "Content-Type must be application/json")
         try:
-            value = parse(self.body())
+            value = parse(self.body)
         except ValueError:
             raise Refused(400, "the body is no JSON") from None
         if not isinstance(value, dict):
@@ -75,7 +77,7 @@ class Request:
         """The body's form; raises Refused where it is none."""
         if "application/x-www-form-urlencoded" not in self.header("Content-Type").lower():
             raise Refused(415, "Content-Type must be application/x-www-form-urlencoded")
-        fields = parse_qs(self.body().decode("utf-8", "replace"), keep_blank_values=True)
+        fields = parse_qs(self.body.decode("utf-8", "replace"), keep_blank_values=True)
         return {name: values[-1] for name, values in fields.items()}
 
 
@@ -145,13 +147,16 @@ def is_uuid(value: Any) -> bool:
 Handler = Callable[..., Response]
 
 
-class Side:
-    """The server's side of one protocol: its routes, and its words for an error."""
+class Endpoints:
+    """The endpoints of one protocol: its routes, and its words for an error.
+
+    There is one instance a server, whose handlers are called in as many threads as there are requests.
+    """
 
     name = ""
 
-    def __init__(self, house: House) -> None:
-        self.house = house
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
 
     def routes(self) -> list[tuple[str, str, Handler]]:
         """Returns method, pattern of the path, and handler. A pattern's groups are given to the handler."""
@@ -162,7 +167,7 @@ class Side:
         raise NotImplementedError
 
     def configuration(self) -> dict[str, Any]:
-        """Returns the arguments with which the protocol's provider is let in."""
+        """Returns the arguments with which the protocol's provider is authorized."""
         raise NotImplementedError
 
     def conversations(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""The server's side of Ylokh, OpenAI's chat completions. ``PROTOCOLS.md``, section "Ylokh"."""
+"""Ylokh's endpoints, OpenAI's chat completions. ``PROTOCOLS.md``, section "Ylokh"."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ..errors import ChatError
 from ..messages import as_list
 from ..providers.h2o import H2o
 from ..providers.ylokh import Ylokh
-from .house import Answer
-from .web import Handler, Refused, Request, Response, Side, Stream, checked, json_response, numbers
+from .backend import Answer
+from .web import Endpoints, Handler, Refused, Request, Response, Stream, checked, json_response, numbers
 
 
-class YlokhSide(Side):
+class YlokhEndpoints(Endpoints):
     name = Ylokh.name
 
     def routes(self) -> list[tuple[str, str, Handler]]:
@@ -29,16 +29,16 @@ class YlokhSide(Side):
         return json_response({"error": error}, refused.status, refused.headers)
 
     def configuration(self) -> dict[str, Any]:
-        return {"api_key": self.house.password} if self.house.password else {}
+        return {"api_key": self.backend.password} if self.backend.password else {}
 
     def models(self, request: Request) -> Response:
-        self._let_in(request)
-        names = dict.fromkeys((self.house.model, Ylokh.default_model, H2o.default_model))
+        self._authorize(request)
+        names = dict.fromkeys((self.backend.model, Ylokh.default_model, H2o.default_model))
         models = [{"id": name, "object": "model", "created": 0, "owned_by": "berlin_chat"} for name in names]
         return json_response({"object": "list", "data": models})
 
     def complete(self, request: Request) -> Response:
-        self._let_in(request)
+        self._authorize(request)
         question = request.json()
         messages, model = question.pop("messages", None), question.pop("model", None)
         stream = question.pop("stream", False)
@@ -51,7 +51,7 @@ class YlokhSide(Side):
         numbers(given, "temperature", "top_p", "presence_penalty", "frequency_penalty", "max_tokens")
         if not stream or not stream_options:  # they are the upstream's too, which alone can count
             question.pop("stream_options", None)
-        answer = self.house.answer(
+        answer = self.backend.answer(
             as_list([_with_text(message) for message in messages]),
             None if model == Ylokh.default_model else model,
             question,
@@ -61,13 +61,9 @@ class YlokhSide(Side):
         chunks = _events(answer, model, bool(stream_options and stream_options.get("include_usage")))
         return Response(200, "text/event-stream", Stream(answer, chunks), {"Cache-Control": "no-cache"})
 
-    def _let_in(self, request: Request) -> None:
-        kind, _, key = request.header("Authorization").partition(" ")
-        checked(
-            self.house.password is None or (kind.lower() == "bearer" and self.house.lets_in(key.strip())),
-            "wrong API key: it is the server's password",
-            401,
-        )
+    def _authorize(self, request: Request) -> None:
+        authorized = self.backend.is_authorized(request.bearer_token())
+        checked(authorized, "wrong API key: it is the server's password", 401)
 
 
 def _with_text(message: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What the four protocols of one server share: who answers, how fast, and who is let in."""
+"""What answers behind the four protocols of one server, how fast, and who may ask."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ..provider import Provider
 from ..reply import Reply
 
 
-class House:
-    """Shared by all replies of a server. ``close`` ends their waits, and what they ask upstream.
+class Backend:
+    """Shared by all replies of a server, each in its own thread: nothing in it changes but by ``close``.
 
     Args:
         upstream: what answers: any object with a provider's ``stream``.
         delay: seconds before each piece.
-        password: who does not know it is not let in; None lets everybody in.
+        password: who does not know it is not authorized; None authorizes everybody.
     """
 
     def __init__(self, *, upstream: Any, delay: float, password: str | None) -> None:
@@ -31,11 +31,11 @@ class House:
         self._closing = threading.Event()
 
     def close(self) -> None:
-        """Ends all replies."""
+        """Ends all replies: their waits, and what they ask upstream."""
         self._closing.set()
         self._cancel.cancel()
 
-    def lets_in(self, password: Any) -> bool:
+    def is_authorized(self, password: Any) -> bool:
         """Whether the password is right, where one is needed."""
         if self.password is None:
             return True
@@ -62,9 +62,9 @@ class House:
             raise InvalidRequest(f"there is no option {clash.pop()!r}")
         if isinstance(self._upstream, Provider):
             options = {**options, "cancel": self._cancel}
-        return Answer(self._paced(self._upstream.stream(messages, model, **options)))
+        return Answer(self._delayed(self._upstream.stream(messages, model, **options)))
 
-    def _paced(self, pieces: Any) -> Generator[str, None, Any]:
+    def _delayed(self, pieces: Any) -> Generator[str, None, Any]:
         pieces = iter(pieces)
         try:
             while True:

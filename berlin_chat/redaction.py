@@ -107,5 +107,6 @@ def _forms(secret: str) -> Iterator[str]:
     yield json.dumps(secret)[1:-1]
     yield json.dumps(secret, ensure_ascii=False)[1:-1]
     yield repr(secret)[1:-1]
+    yield quote(secret)
     yield quote(secret, safe="")
     yield quote_plus(secret)

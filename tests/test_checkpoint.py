@@ -223,3 +223,73 @@ def test_twenty_kills_at_random_moments_lose_nothing_and_ask_nothing_again(path:
     assert asked_again == set()
     assert sorted(int(line["index"]) for line in lines(path)) == list(range(count))
     assert all(line["reply"] == line["prompt"] == f"q{line['index']}" for line in lines(path))
+
+
+# Files of somebody else's, and disks that are full
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"api_key": "sk-1", "port": 8080}',
+        b'{"index": 5, "name": "mine"}',
+        b"a note without a line end",
+        b'{"index',
+        b"{",
+        b"[1, 2,",
+        b'"index"',
+    ],
+)
+def test_a_file_of_one_line_without_its_end_is_left_untouched(
+    content: bytes, provider: Provider, path: Path, wire: Wire
+) -> None:
+    path.write_bytes(content)
+    with pytest.raises(InvalidRequest, match="name another file"):
+        list(ask_many(provider, prompts(3), checkpoint=path))
+    assert path.read_bytes() == content
+    assert wire.requests == []
+
+
+def test_a_foreign_line_behind_answers_is_left_untouched(provider: Provider, path: Path) -> None:
+    list(ask_many(provider, prompts(2), checkpoint=path))
+    content = path.read_bytes() + b"remember: buy milk"
+    path.write_bytes(content)
+    with pytest.raises(InvalidRequest, match="line 3"):
+        list(ask_many(provider, prompts(3), checkpoint=path))
+    assert path.read_bytes() == content
+
+
+def test_an_answer_that_begins_and_was_torn_is_mended_in_the_first_line_too(
+    provider: Provider, path: Path, wire: Wire
+) -> None:
+    path.write_bytes(b'{"index": 0, "prompt": "q0", "rep')
+    assert [answer.reply for answer in ask_many(provider, prompts(2), checkpoint=path)] == prompts(2)
+    assert len(lines(path)) == 2
+
+
+FULL = """
+import resource, signal, sys
+from berlin_chat import ChatError, Ylokh, ask_many
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond the limit is then short, or fails, as on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
+provider = Ylokh(base_url=sys.argv[1])
+try:
+    list(ask_many(provider, map("q{}".format, range(100)), checkpoint=sys.argv[2], max_workers=2))
+except OSError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no RLIMIT_FSIZE")
+def test_a_full_disk_ends_the_batch_and_leaves_no_torn_line(provider: Provider, path: Path, wire: Wire) -> None:
+    wire.on(*YLOKH.route, repeating(YLOKH))
+    command = [sys.executable, "-c", FULL, wire.url, str(path)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert "is not on disk" in ran.stdout
+    assert str(path) in ran.stdout
+    content = path.read_bytes()
+    assert 0 < len(content) <= 1500
+    assert content.endswith(b"\n"), "a torn line is left"
+    assert [answer.reply for answer in ask_many(provider, prompts(100), checkpoint=path)] == prompts(100)
+    assert sorted(line["index"] for line in lines(path)) == list(range(100))

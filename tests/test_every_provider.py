@@ -415,7 +415,7 @@ class TestEveryProvider:
         assert [provider.ask(f"question-{n}") for n in range(3)] == ["question-0", "question-1", "question-2"]
 
     def test_threads_that_share_a_fresh_provider_get_each_their_own_replies(self, speech: Speech, make: Make) -> None:
-        provider = make(prompts_back(speech))
+        provider = make(prompts_back(speech), timeout=PATIENCE)
         start = threading.Barrier(16)
 
         def ask(thread: int) -> list[str]:

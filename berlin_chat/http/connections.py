@@ -233,6 +233,11 @@ class Interruptible:
                 raise
         return sock
 
+    def _tunnel(self) -> None:
+        super()._tunnel()  # type: ignore[misc]
+        if (owner := working_for.current()) is not None:
+            owner.attach(self._handshake or self.sock)  # to a stopped one: the end of the answer was none
+
     def request(self, *args: Any, **kwargs: Any) -> Any:
         if self.sock is not None and (owner := working_for.current()) is not None:
             owner.attach(self.sock)

@@ -19,6 +19,7 @@ from ..validation import checked_header
 
 #: A login that is answered by one of these was not refused: it may succeed later.
 _NOT_NOW = (408, 425, 429)
+_DEFAULTS = {"temperature": 0, "presence_penalty": 0, "frequency_penalty": 0, "max_tokens": 1888}
 
 
 class Berlin(Provider):
@@ -64,14 +65,7 @@ class Berlin(Provider):
         return {
             "prompt": flatten(messages),
             "parentMessageId": str(uuid4()),
-            "options": {
-                "model": model,
-                "temperature": 0,
-                "presence_penalty": 0,
-                "frequency_penalty": 0,
-                "max_tokens": 1888,
-                **options,
-            },
+            "options": {"model": model, **_DEFAULTS, **options},
         }
 
     def pieces(self, exchange: Exchange, body: bytes, model: str, metadata: Metadata) -> Generator[str, None, None]:
@@ -99,17 +93,15 @@ class Berlin(Provider):
     def _log_in(self, exchange: Exchange) -> str:
         login = {"account": self._account, "password": self._password}
         try:
-            response = exchange.post("/api/login", login, headers=self._headers())
+            answer = exchange.json(exchange.post("/api/login", login, headers=self._headers()))
         except ChatError as error:
-            status = error.status or 0
-            if 400 <= status < 500 and status not in _NOT_NOW:
-                raise _refused_login(error.detail or str(error.args[0]), status) from error
+            if 400 <= (error.status or 0) < 500 and error.status not in _NOT_NOW:
+                raise _refused_login(error.detail or str(error.args[0]), error.status) from error
             raise
-        answer = exchange.json(response)
         data = answer.get("data")
         token = data.get("token") if isinstance(data, dict) else None
         if not isinstance(token, str) or not token:
-            raise _refused_login(reason_in(json.dumps(answer).encode()), response.status_code)
+            raise _refused_login(reason_in(json.dumps(answer).encode()), 200)
         self._secrets.add(token)
         try:
             checked_header(token, "the token")
@@ -132,10 +124,7 @@ class Berlin(Provider):
 def _contents(found: Iterator[dict[str, Any] | str]) -> Iterator[str]:
     first = True
     for value in found:
-        try:
-            piece = value["content"]  # type: ignore[index]
-        except (TypeError, KeyError):
-            piece = None
+        piece = None if isinstance(value, str) else value.get("content")
         if piece.__class__ is not str:
             raise _refusal(value, first)
         first = False
@@ -143,7 +132,7 @@ def _contents(found: Iterator[dict[str, Any] | str]) -> Iterator[str]:
             yield piece
 
 
-def _refused_login(said: str, status: int) -> ChatError:
+def _refused_login(said: str, status: int | None) -> ChatError:
     return AuthenticationError("the login was refused", detail=said, advice="Check account and password", status=status)
 
 

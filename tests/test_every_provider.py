@@ -178,14 +178,13 @@ def garbled(speech: Speech, said: bytes) -> Script:
 
 
 def cut_off(speech: Speech, said: bytes) -> Script:
-    """A 200 whose body breaks off behind what was said."""
-    start = {"berlin": b'{"content": "', "ylokh": b'data: {"choices": "', "h2o": b'data:{"token": "'}
-
-    def script(request: Recorded, connection: Connection) -> None:
-        Chunked(connection, speech.kind, b"").part(start.get(speech.name, b"") + said)
-        connection.close()
-
-    return script
+    """A body that ends properly, but in the middle of a line or of a document, behind what was said."""
+    number, kind, start = {
+        "berlin": (200, speech.kind, b'{"content": "a"}\n{"content": "'),
+        "ylokh": (200, "application/json", b'{"choices": "'),
+        "acytoo": (200, "application/json", b'{"error": "'),
+    }.get(speech.name, (500, "application/json", b'{"error": "'))
+    return responding(number, start + said, {"Content-Type": kind})
 
 
 def raw(answer: bytes) -> Script:
@@ -782,10 +781,18 @@ class TestEveryProvider:
     def test_no_error_tells_the_start_of_a_secret_where_a_line_is_cut_off(
         self, speech: Speech, confidant: Confidant
     ) -> None:
+        def hang_up(said: bytes) -> Script:
+            def script(request: Recorded, connection: Connection) -> None:
+                Chunked(connection, speech.kind, b"").part(speech.parts(["one", " two"])[0] + b"\n\ndata: {" + said)
+                connection.close()
+
+            return script
+
         for secret in confidant.secrets:
             for length in range(4, len(secret) + 1):
-                found = confidant.told(cut_off(speech, b"you said " + secret[:length].encode()))
-                assert found == [], f"cut behind {length} characters"
+                said = b"you said " + secret[:length].encode()
+                assert confidant.told(cut_off(speech, said)) == [], f"cut behind {length} characters"
+            assert confidant.told(hang_up(secret.encode())) == []
 
     @pytest.mark.parametrize("kept", [SHOWN, BODY_KEPT])
     def test_no_error_tells_the_start_of_a_secret_where_the_rest_is_not_kept(

@@ -11,6 +11,7 @@ import pickle
 import signal
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import (
@@ -22,6 +23,7 @@ from concurrent.futures import (
     ThreadPoolExecutor,
 )
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dask
@@ -554,6 +556,43 @@ def test_leaving_early_leaves_a_dask_cluster_usable_and_no_conversation(client: 
         while server.conversations and time.monotonic() < until:
             threading.Event().wait(0.02)
         assert server.conversations == []
+
+
+def test_twenty_clusters_worth_of_work_does_not_hang(client: Any, provider_for: Make, wire: Wire) -> None:
+    """About one in ten clusters stood still with Dask's profile, on Python below 3.12."""
+    for number in range(20):
+        provider = provider_for(YLOKH, repeating(YLOKH), model=f"m-{number}")  # another one crosses each time
+        answers = list(ask_many(provider, prompts(60), executor=client.get_executor(), chunk_size=5, max_workers=8))
+        assert [answer.reply for answer in answers] == prompts(60)
+
+
+class Profiled(Across):
+    """Stands for Dask's executor, which is told by the module of its class."""
+
+
+Profiled.__module__ = "distributed.cfexecutor"
+
+
+@pytest.mark.parametrize(
+    ("version", "enabled", "warned"),
+    [((3, 10), True, 1), ((3, 11), True, 1), ((3, 11), False, 0), ((3, 12), True, 0)],
+)
+def test_an_executor_that_may_hang_is_warned_of_once(
+    version: tuple[int, int],
+    enabled: bool,
+    warned: int,
+    provider: Provider,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("berlin_chat.batch.processes.sys", SimpleNamespace(version_info=version))
+    with dask.config.set({"distributed.worker.profile.enabled": enabled}), warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            assert len(list(ask_many(provider, prompts(2), executor=Profiled()))) == 2
+    assert len(seen) == warned
+    for warning in seen:
+        assert "distributed.worker.profile.enabled" in str(warning.message), "it does not say what to do"
+        assert warning.filename == __file__
 
 
 def test_errors_and_races_cross_a_dask_cluster(client: Any, provider_for: Make) -> None:

@@ -892,6 +892,53 @@ def test_one_that_was_closed_does_not_spoil_the_race_for_the_others(serve: Serve
     assert Race([first.provider, second.provider]).ask("Hi") == "b"
 
 
+# Groups are providers
+
+
+@each_kind
+def test_a_group_has_all_that_a_provider_has(several: Any, serve: Serve) -> None:
+    group = several([serve(YLOKH, speak(YLOKH, ["a"])).provider])
+    for name in dir(Provider):
+        if not name.startswith("_"):
+            assert hasattr(group, name), name
+    assert (group.base_url, group.model, group.url, group.working) == (None, "", "", False)
+    assert vars(group).keys() >= vars(Provider(base_url="http://127.0.0.1:1")).keys()
+
+
+@each_kind
+def test_a_group_that_was_closed_refuses_at_the_call(several: Any, serve: Serve) -> None:
+    group = several([serve(YLOKH, speak(YLOKH, ["a"])).provider])
+    group.close()
+    with pytest.raises(Cancelled, match="closed"):
+        group.stream("Hi")
+
+
+@each_kind
+def test_a_group_without_any_address_is_refused_at_the_call(several: Any) -> None:
+    with pytest.raises(ProviderNotWorking):
+        several([Ylokh(), Berlin()]).stream("Hi")
+
+
+def test_classes_and_names_are_providers_too(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    peer = serve(YLOKH, speak(YLOKH, ["a"]))
+    monkeypatch.setenv("BERLIN_CHAT_URL", peer.wire.url)
+    for providers in ([Ylokh], ["ylokh"], [Ylokh, "acytoo", peer.provider]):
+        for several in (Fallback, Race):
+            with several(providers) as group:
+                assert type(group.providers[0]) is Ylokh
+                if len(providers) == 1:
+                    assert group.ask("Hi") == "a"
+
+
+@pytest.mark.parametrize(
+    "wrong", ["ylokh", Ylokh, 5, None, [5], ["nobody"], [None], [CancelToken], []], ids=lambda wrong: repr(wrong)[:20]
+)
+@pytest.mark.parametrize("several", [Fallback, Race], ids=lambda several: several.name)
+def test_what_is_no_provider_is_refused_where_the_group_is_made(several: Any, wrong: Any) -> None:
+    with pytest.raises(InvalidRequest):
+        several(wrong)
+
+
 # All together
 
 

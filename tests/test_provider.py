@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import configparser
 import inspect
+import re
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Generator
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -239,3 +242,18 @@ def test_a_stream_can_be_left_to_another_thread(provider_for: Make) -> None:
     thread.start()
     thread.join(10)
     assert rest == ["b"]
+
+
+def test_the_faster_parser_is_one_that_survives_deep_input() -> None:
+    """orjson below 3.9.15 ended the process."""
+    settings = configparser.ConfigParser()
+    settings.read(Path(__file__).parent.parent / "setup.cfg")
+    (lowest,) = re.findall(r"orjson>=([\d.]+)", settings["options.extras_require"]["speed"])
+    assert tuple(map(int, lowest.split("."))) >= (3, 9, 15)
+    code = (
+        "from berlin_chat.decoding import parse\n"
+        "for text in (b'[' * 200_000, b'{\"a\":' * 200_000, b'[' * 200_000 + b']' * 200_000):\n"
+        "    try: parse(text)\n"
+        "    except ValueError: pass\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0

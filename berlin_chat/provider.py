@@ -18,7 +18,7 @@ from .cancellation import CancelToken, Deadline, Limiter, Limits
 from .errors import Cancelled, ChatError, InvalidRequest, ProviderNotWorking
 from .http.transport import Exchange, Settings, Transport
 from .messages import Messages, as_list
-from .redaction import Redactor, secret_in_address, secrets_in_headers
+from .redaction import Redactor, secrets_in_address, secrets_in_cookies, secrets_in_headers
 from .reply import Metadata, Reply
 
 P = TypeVar("P", bound="Provider")
@@ -142,7 +142,6 @@ class Provider:
         self.base_url: str | None = validation.checked_url(found, source) if found else None
         self.model = model or self.default_model
         self._secrets = Redactor()
-        self._secrets.add(*secrets_in_headers(headers or {}), secret_in_address(proxy))
         checked = Settings(
             self.base_url,
             validation.checked_headers(headers),
@@ -153,6 +152,7 @@ class Provider:
             validation.checked_count(retries, "retries", 0),
             validation.checked_count(pool_size, "pool_size", 1),
         )
+        self._secrets.add(*secrets_in_headers(checked.headers), *secrets_in_address(checked.proxy))
         self._transport = Transport(checked)
 
     # What callers use
@@ -337,7 +337,8 @@ class Provider:
         if exchange is not None:
             error.partial = partial
             error.attempts = exchange.attempts
-        self._secrets.clean(error, [cookie.value or "" for cookie in self._transport.session.cookies])
+        kept = [cookie.value or "" for cookie in self._transport.session.cookies]
+        self._secrets.clean(error, [*kept, *secrets_in_cookies(self._transport.cookies)])
         return error
 
     def _url_from_environment(self) -> tuple[str | None, str]:

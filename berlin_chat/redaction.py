@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
+from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping
-from urllib.parse import quote, quote_plus, unquote, urlsplit
+from itertools import chain
+from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies
 
 from .errors import BODY_KEPT, SHOWN, ChatError, start
@@ -15,6 +16,7 @@ _SECRET_HEADER = re.compile("auth|cookie|key|password|secret|session|signature|t
 #: A text may break off inside a secret: from so many characters on, its beginning is one too.
 _TELLING = 4
 _HIDDEN = "***"
+_ENTITIES = {'"': "quot", "&": "amp", "'": "apos", "<": "lt", ">": "gt"}
 
 
 def secrets_in_headers(headers: Mapping[str, str | None]) -> Iterator[str]:
@@ -23,14 +25,25 @@ def secrets_in_headers(headers: Mapping[str, str | None]) -> Iterator[str]:
         if value and _SECRET_HEADER.search(name):
             yield value
             yield value.rpartition(" ")[2]
+            if name.lower() == "cookie":
+                yield from secrets_in_cookies([value])
 
 
-def secret_in_address(address: str | None) -> str:
-    """Returns the password in a proxy's address, ``""`` where there is none."""
+def secrets_in_cookies(headers: Iterable[str]) -> Iterator[str]:
+    """Yields the values in ``Cookie`` headers."""
+    for pair in "; ".join(headers).split("; "):
+        yield pair.partition("=")[2]
+
+
+def secrets_in_address(address: str | None) -> Iterator[str]:
+    """Yields what tells the password in a proxy's address: itself, and what is sent of it."""
     try:
-        return urlsplit(address or "").password or ""
+        parts = urlsplit(address or "")
     except ValueError:
-        return ""
+        return
+    if parts.password:
+        user, password = unquote(parts.username or ""), unquote(parts.password)
+        yield from (parts.password, password, b64encode(f"{user}:{password}".encode()).decode())
 
 
 class Redactor:
@@ -56,57 +69,69 @@ class Redactor:
             more: secrets of this moment, such as cookies.
             torn: the text may break off inside a secret, whose beginning is taken out too.
         """
-        forms = {form for secret in (*self._secrets, *filter(None, more)) for form in _forms(secret)}
         # The longest first: one may begin like another.
-        for form in sorted(forms, key=len, reverse=True):
-            text = text.replace(form, _HIDDEN)
-            for length in range(min(len(form) - 1, len(text)), _TELLING - 1, -1):
-                if torn and text.endswith(form[:length]):
-                    text = text[:-length] + _HIDDEN
-                    break
+        for secret in sorted({*self._secrets, *filter(None, more)}, key=len, reverse=True):
+            characters = [_written(character) for character in secret]
+            text = re.sub("".join(characters), _HIDDEN, text)
+            if torn and (beginning := _torn(text, characters)) is not None:
+                text = text[:beginning] + _HIDDEN
         return text
 
     def clean(self, error: ChatError, more: Iterable[str] = ()) -> None:
         """Takes all secrets out of an error and of its causes, and then cuts what it keeps of the server's words."""
-        more = {*more, *_passwords(getproxies().values())}
-        error.args = tuple(self.redact(arg, more) if isinstance(arg, str) else arg for arg in error.args)
-        error.advice = self.redact(error.advice, more)
-        error.detail = start(self.redact(error.detail, more, torn=True), SHOWN)
-        if error.body is not None:
-            error.body = start(self.redact(error.body, more, torn=True), BODY_KEPT)
-        if error.url is not None:
-            error.url = self.redact(error.url, more)
-        self._clean_causes(error, more, {id(error)})
+        self._clean(error, {*more, *chain.from_iterable(map(secrets_in_address, getproxies().values()))}, {id(error)})
 
-    def _clean_causes(self, error: BaseException, more: Iterable[str], seen: set[int]) -> None:
-        """Does so with the exceptions that a traceback shows above the error's own."""
+    def _clean(self, error: BaseException, more: Iterable[str], seen: set[int]) -> None:
+        """Does so with the exceptions that a traceback shows above the error's own, too."""
         for link in ("__cause__", "__context__"):
             cause = getattr(error, link)
             if cause is not None and id(cause) not in seen:
                 seen.add(id(cause))
-                self._clean_causes(cause, more, seen)
-                if self._tells(cause, more):
-                    cause.args = tuple(self.redact(str(arg), more) for arg in cause.args)
-            if cause is not None and self._tells(cause, more):  # it keeps its text elsewhere
+                self._clean(cause, more, seen)
+            if cause is not None and self._tells(cause, more):  # it keeps its text to itself
                 setattr(error, link, None)
+        if self._tells(error, more):
+            error.args = tuple(self.redact(str(arg), more) for arg in error.args)
+        if isinstance(error, ChatError):
+            error.advice, error.url = self.redact(error.advice, more), error.url and self.redact(error.url, more)
+            error.detail = start(self.redact(error.detail, more, torn=True), SHOWN)
+            if error.body is not None:
+                error.body = start(self.redact(error.body, more, torn=True), BODY_KEPT)
 
     def _tells(self, error: BaseException, more: Iterable[str]) -> bool:
         shown = f"{error} {error!r}"
         return self.redact(shown, more) != shown
 
 
-def _passwords(addresses: Iterable[str]) -> Iterator[str]:
-    for secret in map(secret_in_address, addresses):
-        yield secret
-        yield unquote(secret)
+def _written(character: str) -> str:
+    """A pattern for a character as it is, and as JSON, ``repr``, addresses and HTML write it, also one in the other."""
+    code, utf8, utf16 = ord(character), character.encode("utf-8", "replace"), character.encode("utf-16-be", "replace")
+    units = [utf16[place : place + 2].hex() for place in range(0, len(utf16), 2)]
+    ways = [
+        re.escape(character),
+        r"\\+".join(f"u{unit}" for unit in units),
+        rf"U{code:08x}|x{code:02x}",
+        r"\\+".join(f"x{byte:02x}" for byte in utf8),
+        "".join(f"%(?:25)*{byte:02x}" for byte in utf8),
+        rf"&(?:amp;)*(?:#0*{code}|#x0*{code:x}|{_ENTITIES.get(character, '#')});",
+        *([r"\+"] if character == " " else []),
+    ]
+    plain, *escaped = ways
+    return rf"\\*(?:{plain}|(?i:{'|'.join(escaped)}))" if character != "\\" else rf"(?:\\+|(?i:{'|'.join(escaped)}))"
 
 
-def _forms(secret: str) -> Iterator[str]:
-    """A secret as it is, and as JSON, ``repr`` and addresses write it."""
-    yield secret
-    yield json.dumps(secret)[1:-1]
-    yield json.dumps(secret, ensure_ascii=False)[1:-1]
-    yield repr(secret)[1:-1]
-    yield quote(secret)
-    yield quote(secret, safe="")
-    yield quote_plus(secret)
+def _torn(text: str, characters: list[str]) -> int | None:
+    """Where the beginning of a secret stands at the end of a text, None where it does not."""
+    patterns = [re.compile(pattern) for pattern in characters[:-1]]
+    for beginning in range(max(len(text) - 12 * len(characters), 0), len(text)):
+        place, count = beginning, 0
+        for count, pattern in enumerate(patterns, 1):
+            match = pattern.match(text, place)
+            if match is None:
+                count -= 1
+                break
+            place = match.end()
+        # What is left may be half of an escape.
+        if count >= _TELLING and re.fullmatch(r"(?:[\\%&][^\s\\%&]{0,9}|\ufffd)?", text[place:]):
+            return beginning
+    return None

@@ -78,6 +78,7 @@ from wire import (
 Make = Callable[..., Provider]
 #: How long a question blocks before a test ends it, in seconds.
 DUE = 0.1
+#: The ways to end one from outside.
 ENDS = ["deadline", "cancel", "close"]
 
 
@@ -153,7 +154,7 @@ def test_the_plugin_uses_documented_names_only() -> None:
     used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     used |= {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
     used |= {argument.arg for node in ast.walk(tree) if isinstance(node, ast.arguments) for argument in node.args}
-    used |= {target.id for node in ast.walk(tree) if isinstance(node, ast.Assign) for target in node.targets}  # type: ignore[attr-defined]
+    used |= {target.id for node in ast.walk(tree) if isinstance(node, ast.Assign) for target in node.targets}
     assert {"payload", "pieces", "post", "chunks", "name", "default_model"} <= used
     assert [name for name in used if name.startswith("_")] == []
     assert [name for name in used if not re.search(rf"\b{name}\b", readme)] == [], "the README does not say these"
@@ -419,7 +420,7 @@ class TestEveryProvider:
 
         def ask(thread: int) -> list[str]:
             start.wait(PATIENCE)
-            return [provider.ask(f"question-{thread}-{n}") for n in range(4)]
+            return [provider.ask(f"question-{thread}-{n}") for n in range(16)]
 
         before = sys.getswitchinterval()
         sys.setswitchinterval(1e-6)  # shows who checks first and acts later
@@ -428,7 +429,7 @@ class TestEveryProvider:
                 replies = list(pool.map(ask, range(16)))
         finally:
             sys.setswitchinterval(before)
-        assert replies == [[f"question-{thread}-{n}" for n in range(4)] for thread in range(16)]
+        assert replies == [[f"question-{thread}-{n}" for n in range(16)] for thread in range(16)]
 
     def test_it_takes_part_in_groups_batches_and_old_calls(self, speech: Speech, make: Make) -> None:
         provider = make(prompts_back(speech))
@@ -879,8 +880,8 @@ class TestEveryProvider:
 
         def repeat(request: Recorded, connection: Connection) -> None:
             said = written(request.header("X-Api-Key") or "")
-            status_and_headers = (302, {"Location": said}) if said.startswith("/") else (500, {})
-            connection.respond(status_and_headers[0], said.encode(), status_and_headers[1])
+            number, headers = (302, {"Location": said}) if said.startswith("/") else (500, {})
+            connection.respond(number, said.encode(), headers)
 
         assert told([secret], failing(make(repeat, headers={"X-Api-Key": secret}))) == []
 
@@ -900,11 +901,11 @@ class TestEveryProvider:
 
     # Another attempt
 
-    @pytest.mark.parametrize("failing", [status(503), status(429), close], ids=["503", "429", "closed"])
+    @pytest.mark.parametrize("refuse", [status(503), status(429), close], ids=["503", "429", "closed"])
     def test_what_fails_twice_and_then_works_works(
-        self, failing: Script, speech: Speech, make: Make, wire: Wire
+        self, refuse: Script, speech: Speech, make: Make, wire: Wire
     ) -> None:
-        reply = make(first(2, failing, speak(speech, ["ok"])), retries=2).ask("Hi")
+        reply = make(first(2, refuse, speak(speech, ["ok"])), retries=2).ask("Hi")
         assert (reply, reply.attempts) == ("ok", 3)
         assert len(wire.asked(*speech.route)) == 3
 
@@ -1028,6 +1029,8 @@ class TestEveryProvider:
         for end in ("deadline", "cancel"):
             with Ended(end, provider) as ended:
                 provider.ask("Hi", **ended.options)
+        wire.routes.pop(0)
+        assert provider.ask("Hi") == "ab"
         assert sockets_to(wire) > 0
         provider.close()
         assert sockets_to(wire) == 0

@@ -139,7 +139,7 @@ class RemoteResource(Generic[T]):
         self._made: T | None = None
         self._error: BaseException | None = None
         self._over: SimpleQueue[None] = SimpleQueue()  # of making it
-        self._finished = False
+        self._deleted: SimpleQueue[None] = SimpleQueue()
 
     def create(self) -> T:
         """Returns what was made. May be called again after an error."""
@@ -184,7 +184,7 @@ class RemoteResource(Generic[T]):
         if working_for.current() is None:
             patience = Deadline(2 * LAST_TIMEOUT)  # for the unknown: this may be a finalizer, and hold any lock
             with contextlib.suppress(ChatError):
-                self._exchange.wait_until(lambda: patience.passed or (self._finished and not done.empty()))
+                self._exchange.wait_until(lambda: patience.passed or not done.empty())
             with contextlib.suppress(Empty):
                 done.get(timeout=LAST_GRACE)
 
@@ -192,7 +192,9 @@ class RemoteResource(Generic[T]):
         """Deletes it, in whatever thread, within ``LAST_TIMEOUT``; once, for ``set.remove`` is atomic."""
         try:
             self._resources.live.remove(self)
-        except KeyError:
+        except KeyError:  # somebody else is at it
+            with contextlib.suppress(Empty):
+                self._deleted.put(self._deleted.get(timeout=LAST_TIMEOUT))
             return
         if self._own is not None and not self._own.ended:
             try:
@@ -204,5 +206,4 @@ class RemoteResource(Generic[T]):
             last.retries = 0
             with contextlib.suppress(ChatError), last:
                 self._resources.delete(last, self._made)
-        self._finished = True
-        self._exchange.wake()
+        self._deleted.put(None)

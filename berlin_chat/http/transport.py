@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -62,6 +63,7 @@ class Transport:
         self._live: set[Exchange] = set()
         self._pools: set[HTTPConnectionPool] = set()
         self.session = self.settings.session or Session(self.settings.pool_size, self._pools)
+        self.cookies: deque[str] = deque(maxlen=100)  # the last that were sent, for they are secrets
 
     def exchange(self, limits: Limits) -> Exchange:
         """Returns the context in which one question is asked; ``close()`` interrupts it."""
@@ -99,6 +101,8 @@ class Transport:
             with working_for(exchange):
                 # A header of None takes away the session's, as in requests.
                 request = session.prepare_request(requests.Request(method, url, headers=headers, data=body))  # type: ignore[arg-type]
+                if (cookies := str(request.headers.get("Cookie", ""))) and cookies not in self.cookies:
+                    self.cookies.append(cookies)
                 # requests' own default is left to the session, which may be the caller's.
                 settings = session.merge_environment_settings(
                     url, proxies, True, None if verify is True else verify, None

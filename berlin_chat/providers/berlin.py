@@ -97,11 +97,13 @@ class Berlin(Provider):
         except ChatError as error:
             if 400 <= (error.status or 0) < 500 and error.status not in _NOT_NOW:
                 raise _refused_login(error.detail or str(error.args[0]), error.status) from error
+            if isinstance(error, ProtocolError):
+                error.detail, error.body = "", None  # there may be a token in it
             raise
         data = answer.get("data")
         token = data.get("token") if isinstance(data, dict) else None
         if not isinstance(token, str) or not token:
-            raise _refused_login(reason_in(json.dumps(answer).encode()), 200)
+            raise _refused_login(str(answer.get("msg") or ""), 200)
         self._secrets.add(token)
         try:
             checked_header(token, "the token")
@@ -122,12 +124,10 @@ class Berlin(Provider):
 
 
 def _contents(found: Iterator[dict[str, Any] | str]) -> Iterator[str]:
-    first = True
-    for value in found:
+    for number, value in enumerate(found):
         piece = None if isinstance(value, str) else value.get("content")
         if piece.__class__ is not str:
-            raise _refusal(value, first)
-        first = False
+            raise _refusal(value, first=not number)
         if piece:
             yield piece
 

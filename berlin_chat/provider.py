@@ -178,8 +178,7 @@ class Provider:
             model: another model than the provider's.
             deadline: seconds for the whole reply, counted from the first ``next``.
             cancel: ends it from another thread.
-            limiter: a :class:`RateLimiter` that this question shares with others; it is asked before each retry, and
-                told of each 429. ``ask_many`` gives it one.
+            limiter: what ``ask_many`` slows a whole batch by: it is asked before each retry, and told of each 429.
             options: the protocol's own, such as ``temperature``; they replace the defaults of its request.
 
         Raises:

@@ -47,6 +47,12 @@ def echoing(make: Callable[[Recorded], bytes], kind: str, status: int = 200) -> 
     return lambda request, connection: connection.respond(status, make(request), {"Content-Type": kind})
 
 
+def assert_untold(secret: str, error: BaseException) -> None:
+    text = told(error)
+    place = text.find(secret)
+    assert place < 0, f"it is told: …{text[max(place - 200, 0) : place + 50]}…"
+
+
 # What a server says back
 
 
@@ -60,7 +66,7 @@ def test_a_token_that_comes_back_in_a_line_is_not_told(line: bytes, provider_for
         return line.replace(b"%s", (request.header("token") or "").encode())
 
     error = failing(provider_for(BERLIN, echoing(say, BERLIN.kind), token="tok-4711-sesame"))
-    assert "tok-4711" not in told(error)
+    assert_untold("tok-4711", error)
     assert "***" in str(error)
 
 
@@ -68,10 +74,10 @@ def test_a_key_is_not_told_at_the_place_where_a_body_is_cut(provider_for: Make) 
     key = "sk-" + "k" * 60
     for before in range(100, 210, 7):
         body = echoing(lambda r, before=before: b"x" * before + key.encode() + b"y" * 2000, "text/plain", 500)
-        assert "kkkk" not in told(failing(provider_for(YLOKH, body, api_key=key)))
+        assert_untold("kkkk", failing(provider_for(YLOKH, body, api_key=key)))
     for before in range(930, 1010, 7):
         body = echoing(lambda r, before=before: b"x" * before + key.encode() + b"y" * 2000, "text/plain", 500)
-        assert "kkkk" not in told(failing(provider_for(YLOKH, body, api_key=key)))
+        assert_untold("kkkk", failing(provider_for(YLOKH, body, api_key=key)))
 
 
 def test_a_key_that_a_cut_stream_tears_is_not_told(provider_for: Make) -> None:
@@ -84,7 +90,7 @@ def test_a_key_that_a_cut_stream_tears_is_not_told(provider_for: Make) -> None:
     provider = provider_for(BERLIN, tear, token=key)
     error = failing(provider)
     assert isinstance(error, StreamInterrupted)
-    assert "abcd" not in told(error)
+    assert_untold("abcd", error)
 
 
 @pytest.mark.parametrize("name", SECRET_HEADERS)
@@ -92,14 +98,14 @@ def test_the_value_of_a_header_that_sounds_secret_is_not_told(name: str, provide
     body = echoing(lambda request: str(dict(request.header_lines)).encode(), "text/plain", 500)
     provider = provider_for(YLOKH, body, headers={name: "Bearer open-sesame-1", "X-Own": "plain"})
     error = failing(provider)
-    assert "sesame" not in told(error)
+    assert_untold("sesame", error)
     assert "plain" in str(error.body), "what is no secret is shown"
 
 
 def test_a_cookie_is_not_told(provider_for: Make, wire: Wire) -> None:
     provider = provider_for(H2O, echoing(lambda r: (r.header("Cookie") or "").encode(), "text/plain", 500))
     error = failing(provider)
-    assert "cookie-1" not in told(error)
+    assert_untold("cookie-1", error)
     assert "hf-chat" in str(error.body)
 
 
@@ -138,7 +144,7 @@ def test_a_cause_tells_no_secret(provider_for: Make, wire: Wire) -> None:
         session.mount("http://", Telling())
         error = failing(Ylokh(base_url="http://chat.example", api_key="sk-sesame", session=session, retries=0))
     assert error.__cause__ is not None, "a cause is of use"
-    assert "sesame" not in told(error)
+    assert_untold("sesame", error)
 
 
 def test_a_cause_that_keeps_its_text_to_itself_is_left_out() -> None:
@@ -151,7 +157,7 @@ def test_a_cause_that_keeps_its_text_to_itself_is_left_out() -> None:
     error = ChatError("failed")
     error.__cause__ = error.__context__ = Stubborn()
     redactor.clean(error)
-    assert "sesame" not in told(error)
+    assert_untold("sesame", error)
     assert str(error) == "failed"
 
 
@@ -160,12 +166,12 @@ def test_the_password_of_a_proxy_in_the_environment_is_not_told(monkeypatch: pyt
     wire.on("POST", ".*", echoing(lambda r: b"you sent se%40same-7, which is se@same-7", "text/plain", 502))
     error = failing(Ylokh(base_url="http://chat.example", retries=0))
     assert error.status == 502
-    assert "same-7" not in told(error)
+    assert_untold("same-7", error)
 
 
 def test_the_password_of_a_proxy_that_is_not_there_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://me:sesame-8@127.0.0.1:9")
-    assert "sesame" not in told(failing(Ylokh(base_url="http://chat.example", retries=0)))
+    assert_untold("sesame", failing(Ylokh(base_url="http://chat.example", retries=0)))
 
 
 def test_what_was_wrong_at_the_call_tells_no_secret() -> None:
@@ -173,7 +179,7 @@ def test_what_was_wrong_at_the_call_tells_no_secret() -> None:
     provider = Ylokh(base_url="http://127.0.0.1:9", api_key=key)
     with pytest.raises(ChatError) as caught:
         provider.stream("Hi", nonsense={1: key}, other={key})
-    assert "sesame" not in told(caught.value)
+    assert_untold("sesame", caught.value)
 
 
 def test_the_text_that_was_received_is_kept_as_it_is(provider_for: Make) -> None:

@@ -71,6 +71,8 @@ def _pieces(
         try:
             for piece in questions.stream(prompt):
                 permits.get()
+                if in_flight.stop.cancelled:
+                    break  # for more pieces may have come already than there are permits
                 in_flight.arrived.put([(index, piece)])
         except ChatError as error:
             return [(index, error)]
@@ -81,7 +83,7 @@ def _pieces(
             permits.put(None)
 
     permit()
-    in_flight.stop.watch(permits, permit)  # at the end each reader that waits gets one; its next piece is Cancelled
+    in_flight.stop.watch(permits, permit)  # at the end each reader that waits gets one
     with in_flight:
         while True:
             while in_flight.has_room and (numbered := next(prompts, None)) is not None:

@@ -58,7 +58,7 @@ class Backend:
         Raises:
             ChatError: the upstream's.
         """
-        if clash := {"self", "messages", "model"} & options.keys():
+        if clash := {"self", "messages", "model", "deadline", "cancel", "limiter"} & options.keys():
             raise InvalidRequest(f"there is no option {clash.pop()!r}")
         if isinstance(self._upstream, Provider):
             options = {**options, "cancel": self._cancel}

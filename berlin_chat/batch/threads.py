@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -54,5 +55,6 @@ class Threads(Executor):
         for _ in self._threads:
             self._work.put(None)
         for thread in self._threads:
-            if thread is not threading.current_thread():  # whose garbage the batch may be
+            # This one, whose garbage the batch may be, and daemons of an interpreter that is ending, never come.
+            if thread is not threading.current_thread() and not sys.is_finalizing():
                 thread.join(grace.left())

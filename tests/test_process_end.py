@@ -17,7 +17,7 @@ AT_ONCE = 1.0
 
 START = """
 import itertools, sys, time, atexit
-from berlin_chat import CancelToken, Fallback, H2o, Race, ask_many, stream_many
+from berlin_chat import Cancelled, H2o, Race, ask_many, stream_many
 provider = H2o(base_url=sys.argv[1])
 prompts = map("q{}".format, itertools.count())
 """
@@ -27,8 +27,11 @@ WAYS = {
     "stream": "loop = provider.stream('q0'); next(loop)",
     "Race": "loop = Race([provider]).stream('q0'); next(loop)",
     "a daemon thread": (
-        "import threading; got = threading.Event()\n"
-        "threading.Thread(target=lambda: [got.set() for _ in provider.stream('q1')], daemon=True).start(); got.wait()"
+        "import contextlib, threading; got = threading.Event()\n"
+        "def read():\n"
+        "    with contextlib.suppress(Cancelled):\n"
+        "        for _ in provider.stream('q1'): got.set()\n"
+        "threading.Thread(target=read, daemon=True).start(); got.wait()"
     ),
 }
 END = "\natexit.register(lambda: None); print(time.time(), flush=True)\n"

@@ -16,6 +16,8 @@ _SECRET_HEADER = re.compile("auth|cookie|key|password|secret|session|signature|t
 #: A text may break off inside a secret: from so many characters on, its beginning is one too.
 _TELLING = 4
 _HIDDEN = "***"
+#: For how many secrets it is remembered how to find them.
+_KEPT = 100
 _ENTITIES = {'"': "quot", "&": "amp", "'": "apos", "<": "lt", ">": "gt"}
 
 
@@ -57,6 +59,7 @@ class Redactor:
 
     def __init__(self) -> None:
         self._secrets: set[str] = set()
+        self._patterns: dict[str, _Secret] = {}  # made at the first error, for they take their time
 
     def add(self, *secrets: str | None) -> None:
         """Makes them known, from then on."""
@@ -71,10 +74,12 @@ class Redactor:
         """
         # The longest first: one may begin like another.
         for secret in sorted({*self._secrets, *filter(None, more)}, key=len, reverse=True):
-            characters = [_written(character) for character in secret]
-            text = re.sub("".join(characters), _HIDDEN, text)
-            if torn and (beginning := _torn(text, characters)) is not None:
+            pattern = self._patterns.get(secret) or self._patterns.setdefault(secret, _Secret(secret))
+            text = pattern.whole.sub(_HIDDEN, text)
+            if torn and (beginning := pattern.torn_at(text)) is not None:
                 text = text[:beginning] + _HIDDEN
+        for old in list(self._patterns)[:-_KEPT]:  # cookies come and go
+            self._patterns.pop(old, None)
         return text
 
     def clean(self, error: ChatError, more: Iterable[str] = ()) -> None:
@@ -107,31 +112,37 @@ def _written(character: str) -> str:
     """A pattern for a character as it is, and as JSON, ``repr``, addresses and HTML write it, also one in the other."""
     code, utf8, utf16 = ord(character), character.encode("utf-8", "replace"), character.encode("utf-16-be", "replace")
     units = [utf16[place : place + 2].hex() for place in range(0, len(utf16), 2)]
+    # Each escape may itself be escaped, but only so often: a server must not make this search for hours.
     ways = [
-        re.escape(character),
-        r"\\+".join(f"u{unit}" for unit in units),
+        r"\\{1,8}".join(f"u{unit}" for unit in units),
         rf"U{code:08x}|x{code:02x}",
-        r"\\+".join(f"x{byte:02x}" for byte in utf8),
-        "".join(f"%(?:25)*{byte:02x}" for byte in utf8),
-        rf"&(?:amp;)*(?:#0*{code}|#x0*{code:x}|{_ENTITIES.get(character, '#')});",
+        r"\\{1,8}".join(f"x{byte:02x}" for byte in utf8),
+        "".join(f"%(?:25){{0,4}}{byte:02x}" for byte in utf8),
+        rf"&(?:amp;){{0,4}}(?:#0{{0,4}}{code}|#x0{{0,4}}{code:x}|{_ENTITIES.get(character, '#')});",
         *([r"\+"] if character == " " else []),
     ]
-    plain, *escaped = ways
-    return rf"\\*(?:{plain}|(?i:{'|'.join(escaped)}))" if character != "\\" else rf"(?:\\+|(?i:{'|'.join(escaped)}))"
+    plain = re.escape(character) if character != "\\" else r"\\"
+    return rf"\\{{0,8}}(?:{plain}|(?i:{'|'.join(ways)}))"
 
 
-def _torn(text: str, characters: list[str]) -> int | None:
-    """Where the beginning of a secret stands at the end of a text, None where it does not."""
-    patterns = [re.compile(pattern) for pattern in characters[:-1]]
-    for beginning in range(max(len(text) - 12 * len(characters), 0), len(text)):
-        place, count = beginning, 0
-        for count, pattern in enumerate(patterns, 1):
-            match = pattern.match(text, place)
-            if match is None:
-                count -= 1
-                break
-            place = match.end()
-        # What is left may be half of an escape.
-        if count >= _TELLING and re.fullmatch(r"(?:[\\%&][^\s\\%&]{0,9}|\ufffd)?", text[place:]):
-            return beginning
-    return None
+class _Secret:
+    """Finds a secret in a text."""
+
+    def __init__(self, secret: str) -> None:
+        self._characters = [re.compile(_written(character)) for character in secret]
+        self.whole = re.compile("".join(character.pattern for character in self._characters))
+
+    def torn_at(self, text: str) -> int | None:
+        """Where the beginning of the secret stands at the end of a text, None where it does not."""
+        for beginning in range(max(len(text) - 12 * len(self._characters), 0), len(text)):
+            place, count = beginning, 0
+            for count, character in enumerate(self._characters[:-1], 1):
+                match = character.match(text, place)
+                if match is None:
+                    count -= 1
+                    break
+                place = match.end()
+            # What is left may be half of an escape.
+            if count >= _TELLING and re.fullmatch(r"(?:[\\%&][^\s\\%&]{0,9}|\ufffd)?", text[place:]):
+                return beginning
+        return None

@@ -1,4 +1,4 @@
-"""What goes out is what protocols.md says: method, path, headers and body, as a socket server sees them."""
+"""What goes out is what PROTOCOLS.md says: method, path, headers and body, as a socket server sees them."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import sys
 import warnings
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -26,10 +25,14 @@ class InProcess:
     _KEPT: ClassVar[int] = 16  # a process may live through many batches
 
     def __init__(self, questions: Questions, workers: int) -> None:
+        import pickle  # here, as it is not needed by those who stay in one process
+
         self._pickled = pickle.dumps(questions)
         self._workers = workers
 
     def __call__(self, chunk: Chunk) -> list[Answer]:
+        import pickle
+
         crossed = self._crossed
         questions = crossed.get(self._pickled) or crossed.setdefault(self._pickled, pickle.loads(self._pickled))
         for old in list(crossed)[: -self._KEPT]:

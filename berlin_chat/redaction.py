@@ -95,6 +95,8 @@ class Redactor:
                 self._clean(cause, more, seen)
             if cause is not None and self._tells(cause, more):  # it keeps its text to itself
                 setattr(error, link, None)
+        for name in {"request", "response"} & vars(error).keys():  # requests keeps all headers there
+            setattr(error, name, None)
         if self._tells(error, more):
             error.args = tuple(self.redact(str(arg), more) for arg in error.args)
         if isinstance(error, ChatError):

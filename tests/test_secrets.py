@@ -144,6 +144,9 @@ def test_a_cause_tells_no_secret(provider_for: Make, wire: Wire) -> None:
         session.mount("http://", Telling())
         error = failing(Ylokh(base_url="http://chat.example", api_key="sk-sesame", session=session, retries=0))
     assert error.__cause__ is not None, "a cause is of use"
+    # What Dask pickles of an error, and debuggers show.
+    assert_untold("sesame", ChatError(str([vars(cause) for cause in (error, error.__cause__)])))
+    assert getattr(error.__cause__, "request", None) is None
     assert_untold("sesame", error)
 
 

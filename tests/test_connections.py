@@ -277,9 +277,18 @@ def test_a_login_that_drips_is_ended(provider_for: Make, wire: Wire) -> None:
     ends_in_time(lambda deadline, cancel: provider.ask("Hi", deadline=deadline, cancel=cancel))
 
 
-def test_a_delete_that_drips_does_not_keep_the_caller_beyond_the_deadline(provider_for: Make, wire: Wire) -> None:
+def dripping_head(request: Recorded, connection: Connection) -> None:
+    connection.send(b"HTTP/1.1 200 OK\r\nX-Long: ")
+    while not connection.gone.wait(0.02):
+        connection.send(b"x")
+
+
+@pytest.mark.parametrize("script", [dripping(b"1\r\n \r\n"), dripping_head], ids=["body", "head"])
+def test_a_delete_that_drips_does_not_keep_the_caller_beyond_the_deadline(
+    script: Script, provider_for: Make, wire: Wire
+) -> None:
     provider = provider_for(H2O, speak(H2O, ["a"]))
-    wire.on("DELETE", "/conversation/.*", dripping(b"1\r\n \r\n"))
+    wire.on("DELETE", "/conversation/.*", script)
     started = time.monotonic()
     assert provider.ask("Hi", deadline=DUE) == "a", "the reply was complete in time"
     assert time.monotonic() - started < DUE + PROMISE
@@ -300,12 +309,7 @@ def test_a_request_that_the_server_does_not_read_is_ended(speech: Speech, wire: 
 
 
 def test_a_proxy_that_drips_its_answer_to_connect_is_ended(wire: Wire) -> None:
-    def drip(request: Recorded, connection: Connection) -> None:
-        connection.send(b"HTTP/1.1 200 OK\r\nX-Long: ")
-        while not connection.gone.wait(0.02):
-            connection.send(b"x")
-
-    wire.on("CONNECT", ".*", drip)
+    wire.on("CONNECT", ".*", dripping_head)
     with Ylokh(base_url="https://chat.example", proxy=wire.url, retries=0, timeout=60) as provider:
         ends_in_time(lambda deadline, cancel: provider.ask("Hi", deadline=deadline, cancel=cancel))
 

@@ -258,7 +258,8 @@ class Provider:
         """Returns the JSON that asks the question; called at ``stream``, before anything is sent.
 
         Args:
-            messages: dicts with ``role`` and ``content``, at least one; they may be kept and changed.
+            messages: dicts with ``role`` and ``content``, at least one. These may be kept and changed, but a list
+                inside of one is still the caller's.
             model: the question's, or else the provider's.
             options: the question's, which replace the defaults of the protocol.
 

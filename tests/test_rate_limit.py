@@ -13,7 +13,7 @@ import pytest
 from berlin_chat import InvalidRequest, Provider, RateLimitError, ask_many, stream_many
 from berlin_chat.batch import rate_limit
 from berlin_chat.batch.rate_limit import LONGEST_PAUSE, RateLimiter, seconds_between
-from wire import YLOKH, Connection, Recorded, Wire, speak
+from wire import YLOKH, Connection, Recorded, Script, Wire, speak
 
 Make = Callable[..., Provider]
 
@@ -127,18 +127,23 @@ def test_the_rate_recovers_but_never_beyond_the_callers_rate(clock: Clock) -> No
     assert quick[2] - quick[1] == pytest.approx(0.01)
 
 
-def test_questions_of_a_persons_own_loop_may_share_a_limiter(provider_for: Make, wire: Wire) -> None:
-    limiter = RateLimiter()
+def refusing_the_first(retry_after: str) -> Script:
+    """Refuses one question, and answers all that follow."""
     refused = []
 
-    def first_is_refused(request: Recorded, connection: Connection) -> None:
+    def script(request: Recorded, connection: Connection) -> None:
         if refused:
             speak(YLOKH, ["ok"])(request, connection)
         else:
             refused.append(1)
-            connection.respond(429, {}, {"Retry-After": "1"})
+            connection.respond(429, {}, {"Retry-After": retry_after})
 
-    provider = provider_for(YLOKH, first_is_refused, retries=1)
+    return script
+
+
+def test_questions_of_a_persons_own_loop_may_share_a_limiter(provider_for: Make, wire: Wire) -> None:
+    limiter = RateLimiter()
+    provider = provider_for(YLOKH, refusing_the_first("1"), retries=1)
     started = time.monotonic()
     assert provider.ask("Hi", limiter=limiter) == "ok"
     assert time.monotonic() - started >= 1
@@ -187,16 +192,7 @@ def test_a_server_that_limits_the_rate_sees_a_handful_of_refusals_after_the_firs
 
 
 def test_outside_of_a_batch_a_refusal_slows_nobody_else(provider_for: Make) -> None:
-    refused = []
-
-    def first_is_refused(request: Recorded, connection: Connection) -> None:
-        if refused:
-            speak(YLOKH, ["ok"])(request, connection)
-        else:
-            refused.append(1)
-            connection.respond(429, {}, {"Retry-After": "60"})
-
-    provider = provider_for(YLOKH, first_is_refused, retries=0)
+    provider = provider_for(YLOKH, refusing_the_first("60"), retries=0)
     with pytest.raises(RateLimitError):
         provider.ask("Hi")
     assert provider.ask("Hi").seconds < 5

@@ -64,7 +64,7 @@ class Workers:
     def _run(self) -> None:
         while True:
             try:
-                given = self._work.get(timeout=IDLE)
+                given = self._work.get(timeout=0 if self._closed else IDLE)
             except Empty:
                 if self._claim():
                     break
@@ -75,8 +75,6 @@ class Workers:
             work()
             del given, work  # it keeps a provider, and so its connections
             then()
-            if self._closed:
-                break
             self._idle.append(None)
         self._threads.discard(threading.current_thread())
 

@@ -141,7 +141,7 @@ class RemoteResource(Generic[T]):
 
     def create(self) -> T:
         """Returns what was made. May be called again after an error."""
-        own = self._own = Exchange(self._resources.transport, Limits())
+        own = self._own = Exchange(self._resources.transport, Limits(), self._exchange.settings)
         self._made = self._error = None
         self._resources.live.add(self)
         self._resources.workers.run(lambda: self._make(own))
@@ -200,8 +200,8 @@ class RemoteResource(Generic[T]):
             except Empty:
                 self._own.stop()
         if self._made is not None:
-            last = Exchange(self._resources.transport, Limits(LAST_TIMEOUT))
-            last.retries = 0
+            settings = self._exchange.settings._replace(retries=0)
+            last = Exchange(self._resources.transport, Limits(LAST_TIMEOUT), settings)
             with contextlib.suppress(ChatError), last:
                 self._resources.delete(last, self._made)
         self._deleted.put(None)

@@ -6,12 +6,16 @@ import errno
 import hmac
 import threading
 from collections.abc import Generator, Iterator
+from inspect import signature
 from typing import Any
 
 from ..cancellation import CancelToken
 from ..errors import InvalidRequest
 from ..provider import Provider
 from ..reply import Reply
+
+#: What is an argument of a provider's ``stream``, and no option of a protocol: a client must not set it.
+OURS = set(signature(Provider.stream).parameters) - {"options"}
 
 
 class Backend:
@@ -58,7 +62,7 @@ class Backend:
         Raises:
             ChatError: the upstream's.
         """
-        if clash := {"self", "messages", "model", "deadline", "cancel", "limiter"} & options.keys():
+        if clash := OURS & options.keys():
             raise InvalidRequest(f"there is no option {clash.pop()!r}")
         if isinstance(self._upstream, Provider):
             options = {**options, "cancel": self._cancel}

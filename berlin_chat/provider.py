@@ -147,6 +147,8 @@ class Provider(Configured):
     supports_gpt_35_turbo: ClassVar[bool] = False
     #: What it needs beside an address, in a few words for people.
     needs: ClassVar[str] = "nothing"
+    #: The names of all options that the protocol has; None where servers differ.
+    known_options: frozenset[str] | None = None
     #: Options that make the server send the whole reply at once, where the protocol has them.
     unstreamed: ClassVar[dict[str, Any]] = {}
 
@@ -315,6 +317,8 @@ class Provider(Configured):
 
     def _answer(self, question: Question) -> Parts:
         """Answers a question whose arguments were checked. What is overridden by groups of providers."""
+        if self.known_options is not None:
+            validation.checked_options(question.options, self.known_options)
         model = question.model or self.model
         payload = _without_none(self.payload(question.messages, model, question.options), question.options)
         body = _encoded({**payload, **(question.extra_body or {})})

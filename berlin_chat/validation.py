@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -93,6 +93,12 @@ def checked_seconds(seconds: Any, source: str) -> None:
     """Looks whether it is positive seconds or None."""
     if seconds is not None and not _is_positive(seconds):
         raise InvalidRequest(f"{source} must be positive seconds, or None")
+
+
+def checked_options(options: Mapping[str, Any], known: Collection[str]) -> None:
+    """Looks whether a protocol has all options of a question."""
+    if unknown := sorted(set(options).difference(known)):
+        raise InvalidRequest(f"the protocol has no option {unknown[0]!r}: it has {', '.join(sorted(known))}")
 
 
 def _is_positive(number: Any) -> bool:

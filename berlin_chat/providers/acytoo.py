@@ -7,9 +7,10 @@ from email.message import Message
 from typing import Any
 
 from ..decoding import text
-from ..errors import APIStatusError, InvalidRequest, ProtocolError
+from ..errors import APIStatusError, ProtocolError
 from ..http.failures import reason_in
 from ..http.transport import Exchange
+from ..messages import as_text
 from ..provider import Provider
 from ..reply import Metadata
 
@@ -34,6 +35,7 @@ class Acytoo(Provider):
     supports_message_history = True
     supports_gpt_35_turbo = True
     needs = "nothing; key and password where the server wants them"
+    known_options = frozenset({"temperature"})
 
     def __init__(self, base_url: str | None = None, *, key: str = "", password: str = "", **configuration: Any) -> None:
         super().__init__(base_url, **configuration)
@@ -41,12 +43,10 @@ class Acytoo(Provider):
         self._password = self.credential("password", password or None) or ""
 
     def payload(self, messages: list[dict[str, Any]], model: str, options: dict[str, Any]) -> dict[str, Any]:
-        if unknown := sorted(set(options) - {"temperature"}):
-            raise InvalidRequest(f"the protocol has no option {unknown[0]!r}: it has 'temperature' only")
         return {
             "key": self._key,
             "model": self.default_model,
-            "messages": messages,
+            "messages": [{**message, "content": as_text(message)} for message in messages],
             "temperature": options.get("temperature", 0.5),
             "password": self._password,
         }

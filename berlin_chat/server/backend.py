@@ -73,7 +73,8 @@ class Backend:
         if isinstance(self._upstream, Provider) and self._upstream.base_url is not None:
             transport = self._upstream._transport  # Provider.models has neither deadline nor token
             try:
-                with transport.exchange(Limits(LIST_PATIENCE, self._cancel), transport.settings) as exchange:
+                settings = transport.settings.changed(retries=0)
+                with transport.exchange(Limits(LIST_PATIENCE, self._cancel), settings) as exchange:
                     names += self._upstream.model_names(exchange)
             except ChatError as error:
                 log.debug("no list of models: %s", type(error).__name__)
@@ -98,8 +99,8 @@ class Backend:
         upstream = self._upstream
         if text_only or not isinstance(upstream, Provider):
             if wished := wish(options, BEYOND_TEXT):
-                who = "this protocol" if text_only else "what answers here"
-                raise InvalidRequest(f"{wished!r} asks for more than one text, which is all that {who} has")
+                who = "this protocol" if text_only else "the upstream"
+                raise InvalidRequest(f"{wished!r} asks for more than one text, and {who} has no word for more")
             if not isinstance(messages, str):
                 messages = [{**message, "content": as_text(message)} for message in as_list(messages)]
         if isinstance(upstream, Provider):
@@ -125,7 +126,7 @@ def _fitting(options: dict[str, Any], upstream: Provider) -> dict[str, Any]:
     if wished := wish({name: options[name] for name in strange}, {**BEYOND_TEXT, **FORMS}):
         if isinstance(upstream, Group):  # it asks those that have the option
             return options
-        raise InvalidRequest(f"what answers here has no option {wished!r}, without which it would answer less")
+        raise InvalidRequest(f"the upstream has no option {wished!r}, and cannot answer what was asked without it")
     log.info("left out what %r does not have: %s", upstream, ", ".join(map(repr, strange)))
     return {name: value for name, value in options.items() if name not in strange}
 

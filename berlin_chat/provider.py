@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from functools import wraps
-from itertools import chain
+from itertools import chain, islice
 from time import monotonic
 from types import MethodType
 from typing import Any, ClassVar, NamedTuple, ParamSpec, TypeVar, cast
@@ -330,10 +330,13 @@ class Provider(Configured):
                 exchange.check()
                 begun, parts, metadata = self._begun(exchange, body, model, question.live)
                 with closing(parts):
+                    if question.live:
+                        while begun and isinstance(begun[0], Event):
+                            yield begun.pop()
+                            begun.extend(islice(parts, 1))
+                    first = monotonic() - started if begun else None
                     for part in chain(begun, parts):
                         if part.__class__ is str:
-                            if first is None:
-                                first = monotonic() - started
                             keep(part)
                             yield part
                         elif question.live:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -32,7 +31,9 @@ ERROR_READ = 64 * 1024
 DRAIN_SECONDS, DRAIN_BYTES = 0.05, 64 * 1024
 
 #: How a body begins that is a reply although it is labelled as a web page.
-NO_PAGE = re.compile(rb"\s*(?:[{:]|data:|event:|id:|retry:|error:)")
+NO_PAGE = (b"{", b":", b"data:", b"event:", b"id:", b"retry:", b"error:")
+#: How much of it is looked at, in bytes: as long as the longest of these.
+LABEL_READ = 6
 
 T = TypeVar("T")
 Headers = Mapping[str, "str | None"]
@@ -316,10 +317,8 @@ class Exchange(Owner):
                 self.limits.limiter.refused(self._refusal.retry_after)
             raise self._refusal
         if "text/html" in response.headers.get("Content-Type", "").lower():
-            content = self.chunks(response)
-            start = next(content, b"")
-            self._ahead = chain([start], content)
-            if not any_label or not NO_PAGE.match(start):
+            start, self._ahead = _peeked(self.chunks(response))
+            if not any_label or not start.startswith(NO_PAGE):
                 raise page_error(response, _start_of(self.chunks(response)))
         return response
 
@@ -419,3 +418,11 @@ def _start_of(body: Iterator[bytes]) -> bytes:
             if len(start) >= ERROR_READ:
                 break
     return start
+
+
+def _peeked(body: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
+    """How a body begins, without spaces, and the whole of it."""
+    start = b""
+    while len(start.lstrip()) < LABEL_READ and (data := next(body, b"")):
+        start += data
+    return start.lstrip(), chain([start], body)

@@ -466,5 +466,9 @@ def test_the_protocols_are_installed_with_the_package() -> None:
 
 
 def test_the_readme_links_to_what_exists() -> None:
-    for target in re.findall(r"\]\(([^)#:]+)\)", README.read_text(encoding="utf-8")):
+    text = README.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (ROOT / target).exists(), f"README.md links to {target}"
+    headings = {re.sub(r"[^a-z -]", "", name.lower()).replace(" ", "-") for name in re.findall("^#+ (.+)$", text, re.M)}
+    for target in re.findall(r"\]\(#([^)]+)\)", text):
+        assert target in headings, f"README.md links to #{target}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from ..decoding import objects
@@ -16,6 +16,11 @@ from ..messages import flatten
 from ..provider import Provider
 from ..reply import Metadata
 from ..validation import checked_header
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..configuration import Configuration
 
 #: A login that is answered by one of these was not refused: it may succeed later.
 _NOT_NOW = (408, 425, 429)
@@ -47,7 +52,7 @@ class Berlin(Provider):
         account: str | None = None,
         password: str | None = None,
         token: str | None = None,
-        **configuration: Any,
+        **configuration: Unpack[Configuration],
     ) -> None:
         super().__init__(base_url, **configuration)
         self._account = self.credential("account", account)

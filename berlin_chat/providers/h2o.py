@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 from uuid import uuid4
 
@@ -16,6 +16,11 @@ from ..http.transport import Exchange
 from ..messages import flatten
 from ..provider import Provider
 from ..reply import Metadata
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..configuration import Configuration
 
 
 class H2o(Provider):
@@ -32,7 +37,7 @@ class H2o(Provider):
     url = "https://gpt-gm.h2o.ai"
     default_model = "h2oai/h2ogpt-gm-oasst1-en-2048-falcon-40b-v1"
 
-    def __init__(self, base_url: str | None = None, **configuration: Any) -> None:
+    def __init__(self, base_url: str | None = None, **configuration: Unpack[Configuration]) -> None:
         super().__init__(base_url, **configuration)
         self._settings: Login[object] = Login()
         self._conversations: RemoteResources[str] = RemoteResources(self._transport, self._delete)

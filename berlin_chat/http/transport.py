@@ -281,10 +281,13 @@ class Exchange(Owner):
             first = [error]
 
         def again() -> T:
-            if first:
-                self._refusal = first.pop()
-                raise self._refusal  # that attempt has been made
-            return attempt()
+            try:
+                if first:
+                    raise first.pop()  # that attempt has been made
+                return attempt()
+            except ChatError as error:
+                self._refusal = error
+                raise
 
         return retry_policy(left, self._wait_to_retry, fleeting)(again)
 
@@ -304,18 +307,17 @@ class Exchange(Owner):
         try:
             response = self._response = self.transport.send(self, method, url, headers, body)
         except Exception as error:
-            self._refusal = self._failure(error)
-            if self._refusal is None:
-                raise
-            raise self._refusal from error
+            if failure := self._failure(error):
+                raise failure from error
+            raise
         status, self.headers = response.status_code, response.headers
         if status in accept:
             return response
         if not 200 <= status < 300:
-            self._refusal = status_error(response, _start_of(self.chunks(response)))
+            refusal = status_error(response, _start_of(self.chunks(response)))
             if status == 429 and self.limits.limiter is not None:
-                self.limits.limiter.refused(self._refusal.retry_after)
-            raise self._refusal
+                self.limits.limiter.refused(refusal.retry_after)
+            raise refusal
         if "text/html" in response.headers.get("Content-Type", "").lower():
             start, self._ahead = _peeked(self.chunks(response))
             if not any_label or not start.startswith(NO_PAGE):

@@ -72,10 +72,10 @@ class Completion:
 
     def _whole(self, body: Iterable[bytes]) -> Iterator[str | Event]:
         whole = document(body, behind=b"data: [DONE]")
-        yield from self._chunk(whole, str(whole).encode("utf-8", "replace"), ("message", "delta"))
+        yield from self._chunk(whole, whole, ("message", "delta"))
         if not (self.finished or self._began()):
-            detail = str(whole)
-            raise ProtocolError("a completion without choices[0].message", detail=detail, status=200, body=detail)
+            said = "a completion without choices[0].message"
+            raise ProtocolError(said, detail=_shown(whole), status=200, body=_shown(whole))
         self.finished = True  # a whole document is its own proof
 
     def after(self, rest: bytes) -> None:
@@ -174,7 +174,7 @@ class Completion:
 
     # Chunks
 
-    def _chunk(self, chunk: Any, data: bytes, parts: tuple[str, ...] = ("delta",)) -> Iterator[str | Event]:
+    def _chunk(self, chunk: Any, data: Any, parts: tuple[str, ...] = ("delta",)) -> Iterator[str | Event]:
         """Reads one chunk, or a whole completion, whose ``parts`` hold the text; what says nothing is skipped."""
         choices = chunk.get("choices") if isinstance(chunk, dict) else False
         if not isinstance(choices, (list, type(None))) or not all(isinstance(one, dict) for one in choices or ()):
@@ -186,7 +186,7 @@ class Completion:
             parts = ("message",)  # a stream of one message; otherwise it repeats what has come
         yield from self._choice(choice, parts, data)
         if said := _error_in(chunk, choice):
-            raise APIStatusError("the server says", detail=said, status=200, body=data)
+            raise APIStatusError("the server says", detail=said, status=200, body=_shown(data))
         if not choice:
             self._skipped = data
 
@@ -199,7 +199,7 @@ class Completion:
         known.usage = chunk.get("usage") or (groq.get("usage") if isinstance(groq, dict) else None) or known.usage
         known.citations = chunk.get("citations") or known.citations
 
-    def _choice(self, choice: dict[str, Any], parts: tuple[str, ...], data: bytes) -> Iterator[str | Event]:
+    def _choice(self, choice: dict[str, Any], parts: tuple[str, ...], data: Any) -> Iterator[str | Event]:
         known = self._metadata
         part: Any = next((choice[key] for key in parts if choice.get(key) is not None), {})
         if not isinstance(part, dict):
@@ -215,9 +215,12 @@ class Completion:
         for call in _calls_in(part):
             yield self._calls.feed(call)
         if isinstance(part.get("annotations"), list):
-            known.annotations = [*(known.annotations or []), *part["annotations"]] or None
+            known.annotations = _extended(known.annotations, part["annotations"])
         if isinstance(choice.get("logprobs"), dict):
-            known.logprobs = _merged(known.logprobs or {}, choice["logprobs"])
+            known.logprobs = {
+                **(known.logprobs or {}),
+                **{key: _extended((known.logprobs or {}).get(key), more) for key, more in choice["logprobs"].items()},
+            }
         known.citations = part.get("citations") or known.citations
         known.usage = choice.get("usage") or known.usage
         if choice.get("finish_reason"):
@@ -255,7 +258,7 @@ def _plain(chunk: Any, line: bytes) -> str | None:
     return None
 
 
-def _content(content: Any, data: bytes) -> tuple[str, str]:
+def _content(content: Any, data: Any) -> tuple[str, str]:
     """The text and the thinking in a content: a string, or a list of parts."""
     if content is None or isinstance(content, str):
         return content or "", ""
@@ -277,13 +280,15 @@ def _calls_in(part: dict[str, Any]) -> Iterator[dict[str, Any]]:
     if isinstance(part.get("function_call"), dict):  # what came before tools
         calls = [{"function": part["function_call"]}]
     calls = [calls] if isinstance(calls, dict) else calls
-    yield from (call for call in calls or () if isinstance(call, dict))
+    yield from (call for call in calls if isinstance(call, dict)) if isinstance(calls, list) else ()
 
 
-def _merged(before: Any, more: dict[str, Any]) -> dict[str, Any]:
-    """Log probabilities of one chunk behind those of the chunks before."""
-    joined = {key: [*before[key], *value] for key, value in more.items() if before.get(key) and value}
-    return {**before, **{key: value for key, value in more.items() if value or key not in before}, **joined}
+def _extended(before: Any, more: Any) -> Any:
+    """A list that comes in parts, in place, so that many parts cost no more than their sum."""
+    if not isinstance(before, list):
+        return (list(more) or None) if isinstance(more, list) else more
+    before.extend(more if isinstance(more, list) else ())
+    return before
 
 
 def _error_in(chunk: dict[str, Any], choice: dict[str, Any]) -> str:
@@ -296,8 +301,14 @@ def _error_in(chunk: dict[str, Any], choice: dict[str, Any]) -> str:
     return "finish_reason: error" if choice.get("finish_reason") == "error" else ""
 
 
-def _unexpected(data: bytes) -> ProtocolError:
-    return ProtocolError("an event without choices[0].delta.content", detail=data, status=200, body=data)
+def _unexpected(data: Any) -> ProtocolError:
+    shown = _shown(data)
+    return ProtocolError("an event without choices[0].delta.content", detail=shown, status=200, body=shown)
+
+
+def _shown(data: Any) -> bytes:
+    """The data of an event, or a whole completion, for an error."""
+    return data if isinstance(data, bytes) else json.dumps(data, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def _whole_characters(text: str) -> str:
@@ -341,26 +352,28 @@ class _ToolCalls:
         """Adds one; returns the event that tells of it."""
         function = delta.get("function")
         function = function if isinstance(function, dict) else {}
-        name, identity = function.get("name") or "", delta.get("id") or ""
+        name, identity = str(function.get("name") or ""), str(delta.get("id") or "")
         arguments = function.get("arguments") or ""
         if not isinstance(arguments, str):  # some servers parse it, which nobody has asked for
             arguments = json.dumps(arguments, ensure_ascii=False)
-        call = self._call(delta.get("index"), identity, name)
+        index = delta.get("index")
+        call = self._call(index if isinstance(index, int) else None, identity, name)
         call["id"] = call["id"] or identity
         call["name"] += "" if name == call["name"] else name
         call["arguments"].append(arguments)
         known = ("index", "id", "type", "function")
         call["extra"].update({key: value for key, value in delta.items() if key not in known and value is not None})
-        return Event("tool_call", _whole_characters(arguments), _made(call), self.found.index(call))
+        piece = _whole_characters(arguments)
+        return Event("tool_call", piece, ToolCall(call["id"], call["name"], piece, dict(call["extra"])), call["place"])
 
-    def _call(self, index: Any, identity: str, name: str) -> dict[str, Any]:
+    def _call(self, index: int | None, identity: str, name: str) -> dict[str, Any]:
         """The call that a delta belongs to. A name with another id begins a new one, whatever its index."""
         call = self._at.get(index) if index is not None else None
         if index is None and self.found:
             call = next((one for one in self.found if one["id"] == identity), None) if identity else None
             call = call or (None if identity or name else self.found[-1])
         if call is None or (name and identity and call["id"] and identity != call["id"]):
-            call = {"id": "", "name": "", "arguments": [], "extra": {}}
+            call = {"place": len(self.found), "id": "", "name": "", "arguments": [], "extra": {}}
             self.found.append(call)
             self._at[index] = call
         return call

@@ -77,7 +77,7 @@ def test_events_come_in_the_order_of_the_reply(provider_for: Make) -> None:
     assert reply.tool_calls == (ToolCall("c1", "find", '{"what":"sky"}'), ToolCall("c2", "ask", "{}"))
     assert reply.finish_reason == "tool_calls"
     calls = [(event.place, event.call.id, event.call.arguments) for event in events if event.call]
-    assert calls == [(0, "c1", ""), (0, "c1", '{"what":'), (1, "c2", "{}"), (0, "c1", '{"what":"sky"}')]
+    assert calls == [(0, "c1", ""), (0, "c1", '{"what":'), (1, "c2", "{}"), (0, "c1", '"sky"}')]
 
 
 def test_the_loop_over_it_gives_the_text_and_leaves_the_reply(speech: Speech, provider_for: Make) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import requests
 
 from berlin_chat import APITimeoutError, Cancelled, CancelToken, ChatError, Provider, StreamInterrupted
 from berlin_chat.server import LocalServer
@@ -223,3 +225,51 @@ def test_json_of_a_creation_is_not_confused_by_more_fields(provider_for: Make, w
     body = json.dumps({"conversationId": "c1", "title": "x", "more": [1]}).encode()
     wire.on("POST", "/conversation", lambda request, connection: connection.respond(200, body))
     assert provider.ask("Hi") == "a"
+
+
+# chat-ui as it was in June 2023, production build
+
+
+def settings_with_a_secure_cookie(request: Recorded, connection: Connection) -> None:
+    cookie = "hf-chat=cookie-1; Path=/; HttpOnly; Secure; SameSite=None"
+    connection.respond(303, b"", {"Location": "/", "Set-Cookie": cookie})
+
+
+@pytest.fixture
+def everywhere(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Gives the server another name, which leads to it as well."""
+    port = int(wire.url.rpartition(":")[2])
+    to_wire = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: to_wire)
+    return lambda host: f"http://{host}:{port}"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.3.2.1", "localhost", "LOCALHOST", "a.localhost", "[::1]"])
+def test_a_secure_cookie_goes_back_to_this_machine_over_plain_http(
+    host: str, everywhere: Callable[[str], str], provider_for: Make, wire: Wire
+) -> None:
+    provider = provider_for(H2O, speak(H2O, ["a"]), base_url=everywhere(host))
+    wire.on("POST", "/settings", settings_with_a_secure_cookie)
+    assert provider.ask("Hi") == "a"
+    assert [request.header("Cookie") for request in wire.requests] == [None] + ["hf-chat=cookie-1"] * 3
+
+
+@pytest.mark.parametrize("headers", [{}, {"Host": "localhost"}], ids=["", "a Host of localhost"])
+@pytest.mark.parametrize(
+    "host", ["chat.example", "localhost.example", "notlocalhost", "192.168.0.1", "128.0.0.1", "[2001:db8::1]"]
+)
+def test_a_secure_cookie_goes_to_no_other_host_over_plain_http(
+    host: str, headers: dict[str, str], everywhere: Callable[[str], str], provider_for: Make, wire: Wire
+) -> None:
+    provider = provider_for(H2O, speak(H2O, ["a"]), base_url=everywhere(host), headers=headers)
+    wire.on("POST", "/settings", settings_with_a_secure_cookie)
+    assert provider.ask("Hi") == "a"
+    assert [request.header("Cookie") for request in wire.requests] == [None] * 4
+
+
+def test_the_cookies_of_a_callers_own_session_are_left_to_it(provider_for: Make, wire: Wire) -> None:
+    with requests.Session() as session:
+        provider = provider_for(H2O, speak(H2O, ["a"]), session=session)
+        wire.on("POST", "/settings", settings_with_a_secure_cookie)
+        assert provider.ask("Hi") == "a"
+    assert [request.header("Cookie") for request in wire.requests] == [None] * 4

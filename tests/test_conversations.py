@@ -12,6 +12,8 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from uuid import uuid4
 
 import pytest
 import requests
@@ -273,3 +275,79 @@ def test_the_cookies_of_a_callers_own_session_are_left_to_it(provider_for: Make,
         wire.on("POST", "/settings", settings_with_a_secure_cookie)
         assert provider.ask("Hi") == "a"
     assert [request.header("Cookie") for request in wire.requests] == [None] * 4
+
+
+# What the embedded server does when it is told to stop
+
+
+class Endless:
+    """Says something every hundredth of a second, until it is closed."""
+
+    def __init__(self) -> None:
+        self.begun, self.closed = threading.Event(), threading.Event()
+
+    def stream(self, messages: Any, model: str | None = None, **options: Any) -> Any:
+        try:
+            while not self.closed.wait(0.01):
+                yield "word "
+                self.begun.set()
+        finally:
+            self.closed.set()
+
+
+@pytest.fixture
+def stops_in_time() -> Callable[[threading.Event], None]:
+    """What must happen within a second."""
+
+    def check(event: threading.Event) -> None:
+        assert event.wait(1), "it goes on"
+
+    return check
+
+
+def begin(server: LocalServer) -> tuple[requests.Session, str, requests.Response]:
+    """Asks by hand, and leaves the reply open."""
+    session, own = requests.Session(), str(uuid4())
+    form = {"ethicsModalAccepted": "true", "shareConversationsWithModelAuthors": "true", "ethicsModalAcceptedAt": ""}
+    form |= {"activeModel": "m", "searchEnabled": "true"}
+    session.post(f"{server.url}/settings", data=form, allow_redirects=False)
+    made = session.post(f"{server.url}/conversation", json={"model": "m"}).json()["conversationId"]
+    question = {"inputs": "Hi", "parameters": {}, "stream": True, "options": {"id": own, "response_id": own}}
+    path = f"{server.url}/conversation/{made}"
+    return session, path, session.post(path, json=question, stream=True)
+
+
+def test_it_stops_an_answer_whose_client_stays(stops_in_time: Callable[[threading.Event], None]) -> None:
+    endless = Endless()
+    with LocalServer(upstream=endless) as server:
+        session, path, reply = begin(server)
+        with session, reply:
+            assert endless.begun.wait(PATIENCE)
+            assert session.post(f"{path}/stop-generating").status_code == 200
+            stops_in_time(endless.closed)
+            assert session.post(f"{path}x/stop-generating").status_code == 404
+
+
+def test_it_stops_an_answer_whose_next_piece_is_far_away() -> None:
+    with LocalServer(delay=0.2) as server:
+        session, path, reply = begin(server)
+        with session, reply:
+            events = (line for line in reply.iter_lines(chunk_size=1) if line)
+            next(events)
+            server._backend._delay = PATIENCE
+            next(events)  # which it had begun to wait for
+            started = time.monotonic()
+            session.post(f"{path}/stop-generating")
+            with pytest.raises(requests.RequestException):
+                next(events)
+            assert time.monotonic() - started < 1
+
+
+def test_it_answers_the_next_question_of_a_conversation_that_was_stopped() -> None:
+    with LocalServer(delay=0.01) as server:
+        session, path, reply = begin(server)
+        with session, reply:
+            session.post(f"{path}/stop-generating")
+            own = str(uuid4())
+            question = {"inputs": "Hi", "parameters": {}, "stream": True, "options": {"id": own, "response_id": own}}
+            assert '"generated_text": "This' in session.post(path, json=question).text

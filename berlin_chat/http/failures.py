@@ -6,6 +6,7 @@ The errors made here are plain: the provider adds who was asked, and takes out w
 from __future__ import annotations
 
 import http.client
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -57,6 +58,15 @@ def event_error(data: bytes, expected: str) -> ChatError:
     if isinstance(event, dict) and event.get("error"):
         return errors.APIStatusError("the server says", detail=reason_in(data), status=200, body=data)
     return errors.ProtocolError(f"an event without {expected}", detail=data, status=200, body=data)
+
+
+def object_error(value: dict[str, Any] | str, first: bool) -> ChatError:
+    """Returns the error for an object without a text, or for a line that is no object: the server's own."""
+    line = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if first and isinstance(value, dict) and value.get("code") in (401, 403):
+        said = reason_in(line.encode("utf-8", "replace"))
+        return errors.AuthenticationError("the token was refused", detail=said, status=200, body=line)
+    return errors.APIStatusError("the server says", detail=line, status=200, body=line)
 
 
 def reason_in(body: bytes) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 import berlin_chat
-from berlin_chat import Acytoo, Berlin, ChatError, Fallback, H2o, Provider, Race, Ylokh
+from berlin_chat import Acytoo, Berlin, ChatError, Fallback, H2o, OpenAICompatible, Provider, Race, Ylokh
 from berlin_chat.server import LocalServer
 from wire import Wire
 
@@ -180,7 +180,7 @@ def described_arguments() -> dict[tuple[str, str], str]:
     found = {}
     for row in table[0].splitlines()[2:]:
         arguments, classes, default, _ = re.split(r" \| ", row.strip("| "), maxsplit=3)
-        classes = classes.replace("all four", "`Berlin`, `Ylokh`, `H2o`, `Acytoo`")
+        classes = classes.replace("all five", "`OpenAICompatible`, `Ylokh`, `Berlin`, `H2o`, `Acytoo`")
         for name, argument in itertools.product(re.findall("`(.+?)`", classes), re.findall("`(.+?)`", arguments)):
             found[name, argument] = default.strip("`")
     return found
@@ -188,9 +188,9 @@ def described_arguments() -> dict[tuple[str, str], str]:
 
 def test_the_readme_describes_every_argument_of_every_provider() -> None:
     actual = {}
-    for cls in (Berlin, Ylokh, H2o, Acytoo, Fallback, Race):
-        bases = (cls,) if cls in (Fallback, Race) else (cls, Provider)
-        for parameters in (inspect.signature(base.__init__).parameters for base in bases):
+    for cls in (OpenAICompatible, Ylokh, Berlin, H2o, Acytoo, Fallback, Race):
+        bases = (cls,) if cls in (Fallback, Race) else cls.__mro__[-2::-1]
+        for parameters in (inspect.signature(base.__init__).parameters for base in bases if "__init__" in vars(base)):
             for name, parameter in list(parameters.items())[1:]:
                 if parameter.kind is not parameter.VAR_KEYWORD:
                     actual[cls.__name__, name] = parameter.default

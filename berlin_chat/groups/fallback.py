@@ -7,7 +7,7 @@ from contextlib import closing
 
 from ..cancellation import Deadline
 from ..errors import Cancelled, ChatError
-from ..provider import Pieces, Provider, Question
+from ..provider import Parts, Provider, Question
 from .group import Group
 
 
@@ -36,7 +36,7 @@ class Fallback(Group):
     def __init__(self, providers: Iterable[Provider | type[Provider] | str]) -> None:
         super().__init__(providers)
 
-    def _answer(self, question: Question) -> Pieces:
+    def _answer(self, question: Question) -> Parts:
         deadline = Deadline(question.limits.seconds)
         errors: list[ChatError] = []
         for provider in self.providers:

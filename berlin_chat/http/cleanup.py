@@ -149,7 +149,7 @@ class RemoteResource(Generic[T]):
 
     def create(self) -> T:
         """Returns what was made. May be called again after an error."""
-        own = self._own = Exchange(self._resources.transport, Limits())
+        own = self._own = Exchange(self._resources.transport, Limits(), self._exchange.settings)
         self._made = self._error = None
         self._resources.live.add(self)
         self._resources.workers.run(lambda: self._make(own))
@@ -214,7 +214,7 @@ class RemoteResource(Generic[T]):
         self._deleted.put(None)
 
     def _last(self, step: Callable[[Exchange, T], object], made: T) -> None:
-        exchange = Exchange(self._resources.transport, Limits(LAST_TIMEOUT))
-        exchange.retries = 0
+        settings = self._exchange.settings._replace(retries=0)
+        exchange = Exchange(self._resources.transport, Limits(LAST_TIMEOUT), settings)
         with contextlib.suppress(ChatError), exchange:
             step(exchange, made)

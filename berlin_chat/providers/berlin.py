@@ -93,7 +93,7 @@ class Berlin(Provider):
     def log_in(self, limits: Limits) -> None:
         """Logs in, unless there is a token: what a batch does before it hands the login down to other processes."""
         if self._can_log_in():
-            with self._transport.exchange(limits) as exchange:
+            with self._transport.exchange(limits, self._transport.settings) as exchange:
                 self._token(exchange)
 
     def _ask(self, exchange: Exchange, body: bytes, token: str) -> tuple[str, Iterator[str]]:

@@ -6,6 +6,7 @@ import errno
 import hmac
 import logging
 from collections.abc import Callable, Generator, Iterator
+from inspect import signature
 from typing import Any
 
 from ..cancellation import CancelToken
@@ -14,6 +15,9 @@ from ..provider import Provider
 from ..reply import Reply
 
 log = logging.getLogger("berlin_chat.server")
+
+#: What is an argument of a provider's ``stream``, and no option of a protocol: a client must not set it.
+OURS = set(signature(Provider.stream).parameters) - {"options"}
 
 
 class Backend:
@@ -63,7 +67,7 @@ class Backend:
         Raises:
             ChatError: the upstream's.
         """
-        if clash := {"self", "messages", "model", "deadline", "cancel", "limiter"} & options.keys():
+        if clash := OURS & options.keys():
             raise InvalidRequest(f"there is no option {clash.pop()!r}")
         stop = stop or CancelToken()
         if isinstance(self._upstream, Provider):

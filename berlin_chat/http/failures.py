@@ -9,6 +9,7 @@ import http.client
 import json
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urljoin
 
 import requests
 import urllib3
@@ -67,6 +68,15 @@ def object_error(value: dict[str, Any] | str, first: bool) -> ChatError:
         said = reason_in(line.encode("utf-8", "replace"))
         return errors.AuthenticationError("the token was refused", detail=said, status=200, body=line)
     return errors.APIStatusError("the server says", detail=line, status=200, body=line)
+
+
+def settings_advice(error: ChatError, model: str, base_url: str) -> str:
+    """Returns what to do where chat-ui has refused its settings; ``PROTOCOLS.md``, section "H2o"."""
+    if error.status == 500:
+        return f"The model may be unknown to the server: {model}"
+    if error.status == 403 and "invalid referer" in str(error.detail).lower():
+        return f"The server's ORIGIN (later PUBLIC_ORIGIN) must be {urljoin(base_url, '/')[:-1]}"
+    return ""
 
 
 def reason_in(body: bytes) -> str:

@@ -16,6 +16,7 @@ from .transport import Exchange
 
 T = TypeVar("T")
 
+NO_ACCOUNT = "no account: give account= and password=, or token=, or set BERLIN_CHAT_ACCOUNT and BERLIN_CHAT_PASSWORD"
 #: How often a question logs in anew where other processes share the account.
 AMONG_OTHERS = 4
 #: A login whose outcome is refused within so many seconds was probably ended by another one.

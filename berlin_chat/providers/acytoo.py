@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from email.message import Message
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..decoding import text
 from ..errors import APIStatusError, ProtocolError
@@ -13,6 +13,11 @@ from ..http.transport import Exchange
 from ..provider import Provider
 from ..reply import Metadata
 from ..validation import checked_options
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..configuration import Configuration
 
 
 class Acytoo(Provider):
@@ -38,7 +43,9 @@ class Acytoo(Provider):
     needs = "nothing; key and password where the server wants them"
     known_options = frozenset({"temperature"})
 
-    def __init__(self, base_url: str | None = None, *, key: str = "", password: str = "", **configuration: Any) -> None:
+    def __init__(
+        self, base_url: str | None = None, *, key: str = "", password: str = "", **configuration: Unpack[Configuration]
+    ) -> None:
         super().__init__(base_url, **configuration)
         self._key = self.credential("key", key) or ""
         self._password = self.credential("password", password or None) or ""

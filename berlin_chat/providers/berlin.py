@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from ..cancellation import Limits
 from ..decoding import objects
 from ..errors import AuthenticationError, ChatError, InvalidRequest, ProtocolError, StreamInterrupted
 from ..http.failures import object_error
-from ..http.login import Login, missing_field, refused_login
+from ..http.login import NO_ACCOUNT, Login, missing_field, refused_login
 from ..http.transport import Exchange
 from ..messages import flatten
 from ..provider import Provider
 from ..redaction import secrets_in_fields
 from ..reply import Metadata
 from ..validation import checked_fields, checked_header, checked_options
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..configuration import Configuration
 
 #: A login that is answered by one of these was not refused: it may succeed later.
 _NOT_NOW = (408, 425, 429)
@@ -54,7 +59,7 @@ class Berlin(Provider):
         password: str | None = None,
         token: str | None = None,
         login_fields: Mapping[str, Any] | None = None,
-        **configuration: Any,
+        **configuration: Unpack[Configuration],
     ) -> None:
         super().__init__(base_url, **configuration)
         self._account = self.credential("account", account)
@@ -68,10 +73,7 @@ class Berlin(Provider):
 
     def payload(self, messages: list[dict[str, Any]], model: str, options: dict[str, Any]) -> dict[str, Any]:
         if self.login.value is None and not self._can_log_in():
-            raise InvalidRequest(
-                "no account: give account= and password=, or token=,"
-                " or set BERLIN_CHAT_ACCOUNT and BERLIN_CHAT_PASSWORD"
-            )
+            raise InvalidRequest(NO_ACCOUNT)
         checked_options(options, self.known_options)
         options = {"model": model, **_DEFAULTS, **options}
         return {"prompt": flatten(messages), "parentMessageId": str(uuid4()), "options": options}

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any
-from urllib.parse import quote, quote_plus, urljoin
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, quote_plus
 from uuid import uuid4
 
 from ..decoding import events, parse
 from ..errors import ChatError, ProtocolError, StreamInterrupted
 from ..http.cleanup import RemoteResource, RemoteResources
-from ..http.failures import event_error
+from ..http.failures import event_error, settings_advice
 from ..http.login import Login
 from ..http.transport import Exchange
 from ..messages import flatten
 from ..provider import Provider
 from ..reply import Metadata
 from ..validation import checked_options
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..configuration import Configuration
 
 _ACCEPTED = "ethicsModalAccepted=true&shareConversationsWithModelAuthors=true&ethicsModalAcceptedAt="
 _DEFAULTS = {"temperature": 0.4, "truncate": 2048, "max_new_tokens": 1024, "do_sample": True}
@@ -46,7 +51,7 @@ class H2o(Provider):
     default_model = "h2oai/h2ogpt-gm-oasst1-en-2048-falcon-40b-v1"
     known_options = frozenset({*_DEFAULTS, *_FURTHER.split()})
 
-    def __init__(self, base_url: str | None = None, **configuration: Any) -> None:
+    def __init__(self, base_url: str | None = None, **configuration: Unpack[Configuration]) -> None:
         super().__init__(base_url, **configuration)
         self._settings: Login[object] = Login()
         self._conversations = RemoteResources[str](self._transport, self._delete, self._stop)
@@ -105,19 +110,11 @@ class H2o(Provider):
             try:
                 exchange.drain(exchange.post("/settings", form, headers=headers, accept=(200, 303)))
             except ChatError as error:
-                error.advice = self._advice(error, model) or error.advice
+                error.advice = settings_advice(error, model, str(self.base_url)) or error.advice
                 raise
             return object()
 
         return self._settings.get(exchange, post, stale)
-
-    def _advice(self, error: ChatError, model: str) -> str:
-        """What the real program means by a refusal of the settings."""
-        if error.status == 500:
-            return f"The model may be unknown to the server: {model}"
-        if error.status == 403 and "invalid referer" in str(error.detail).lower():
-            return f"The server's ORIGIN (later PUBLIC_ORIGIN) must be {urljoin(str(self.base_url), '/')[:-1]}"
-        return ""
 
     def _create(self, exchange: Exchange, model: str) -> str:
         """Makes a conversation, and returns its path."""

@@ -148,6 +148,8 @@ class Provider(Configured):
     supports_gpt_35_turbo: ClassVar[bool] = False
     #: What it needs beside an address, in a few words for people.
     needs: ClassVar[str] = "nothing"
+    #: The names of all options that the protocol has; None where servers differ.
+    known_options: frozenset[str] | None = None
     #: Options that make the server send the whole reply at once, where the protocol has them.
     unstreamed: ClassVar[dict[str, Any]] = {}
 

@@ -32,6 +32,9 @@ class Group(Provider):
         self.providers = tuple(_made(provider, type(self).__name__) for provider in _checked(providers))
         if not self.providers:
             raise InvalidRequest(f"{type(self).__name__} needs at least one provider")
+        # For a gateway, which cannot know who will answer.
+        known = [one.known_options for one in self.providers if one.known_options is not None]
+        self.known_options = frozenset.intersection(*known) if known else None
         self._configuration = {"providers": self.providers, **settings}
 
     def close(self) -> None:

@@ -7,11 +7,12 @@ from email.message import Message
 from typing import TYPE_CHECKING, Any
 
 from ..decoding import text
-from ..errors import APIStatusError, InvalidRequest, ProtocolError
+from ..errors import APIStatusError, ProtocolError
 from ..http.failures import reason_in
 from ..http.transport import Exchange
 from ..provider import Provider
 from ..reply import Metadata
+from ..validation import checked_options
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -27,7 +28,8 @@ class Acytoo(Provider):
         key: the server's ``key``, where it wants one.
         password: the server's access password, where it wants one; otherwise from ``BERLIN_CHAT_PASSWORD``.
 
-    The protocol fixes the model: one that is asked for is not sent. Its only option is ``temperature``.
+    The protocol fixes the model: one that is asked for is not sent. Its only option is ``temperature``. It has no word
+    for a model server behind it that dies: the reply falls silent, and only ``timeout`` (or a deadline) ends it.
 
     >>> Acytoo(base_url="http://127.0.0.1:8080")
     Acytoo(base_url='http://127.0.0.1:8080', model='gpt-3.5-turbo')
@@ -39,6 +41,7 @@ class Acytoo(Provider):
     supports_message_history = True
     supports_gpt_35_turbo = True
     needs = "nothing; key and password where the server wants them"
+    known_options = frozenset({"temperature"})
 
     def __init__(
         self, base_url: str | None = None, *, key: str = "", password: str = "", **configuration: Unpack[Configuration]
@@ -48,8 +51,7 @@ class Acytoo(Provider):
         self._password = self.credential("password", password or None) or ""
 
     def payload(self, messages: list[dict[str, Any]], model: str, options: dict[str, Any]) -> dict[str, Any]:
-        if unknown := sorted(set(options) - {"temperature"}):
-            raise InvalidRequest(f"the protocol has no option {unknown[0]!r}: it has 'temperature' only")
+        checked_options(options, self.known_options)
         return {
             "key": self._key,
             "model": self.default_model,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import hmac
-import threading
-from collections.abc import Generator, Iterator
+import logging
+from collections.abc import Callable, Generator, Iterator
 from inspect import signature
 from typing import Any
 
@@ -13,6 +13,8 @@ from ..cancellation import CancelToken
 from ..errors import InvalidRequest
 from ..provider import Provider
 from ..reply import Reply
+
+log = logging.getLogger("berlin_chat.server")
 
 #: What is an argument of a provider's ``stream``, and no option of a protocol: a client must not set it.
 OURS = set(signature(Provider.stream).parameters) - {"options"}
@@ -32,11 +34,9 @@ class Backend:
         self._upstream = upstream
         self._delay = delay
         self._cancel = CancelToken()
-        self._closing = threading.Event()
 
     def close(self) -> None:
         """Ends all replies: their waits, and what they ask upstream."""
-        self._closing.set()
         self._cancel.cancel()
 
     def is_authorized(self, password: Any) -> bool:
@@ -53,33 +53,48 @@ class Backend:
         """The model that the upstream answers with unless another is asked for."""
         return str(getattr(self._upstream, "model", None) or getattr(self._upstream, "default_model", "default"))
 
-    def answer(self, messages: Any, model: str | None, options: dict[str, Any]) -> Answer:
+    def answer(
+        self, messages: Any, model: str | None, options: dict[str, Any], stop: CancelToken | None = None
+    ) -> Answer:
         """Asks the upstream, and waits for its first piece, so that an error can still be a status.
+
+        Options that the upstream's protocol does not have are left out.
 
         Args:
             model: None for the upstream's own.
+            stop: ends this answer alone when it is cancelled.
 
         Raises:
             ChatError: the upstream's.
         """
         if clash := OURS & options.keys():
             raise InvalidRequest(f"there is no option {clash.pop()!r}")
+        stop = stop or CancelToken()
         if isinstance(self._upstream, Provider):
-            options = {**options, "cancel": self._cancel}
-        return Answer(self._delayed(self._upstream.stream(messages, model, **options)))
+            known = self._upstream.known_options
+            if known is not None and (strange := sorted(options.keys() - known)):
+                log.info("left out what %r does not have: %s", self._upstream, ", ".join(map(repr, strange)))
+                options = {name: value for name, value in options.items() if name in known}
+            options = {**options, "cancel": stop}
+        return Answer(self._delayed(lambda: self._upstream.stream(messages, model, **options), stop))
 
-    def _delayed(self, pieces: Any) -> Generator[str, None, Any]:
-        pieces = iter(pieces)
+    def _delayed(self, stream: Callable[[], Any], stop: CancelToken) -> Generator[str, None, Any]:
+        pieces = None
+        self._cancel.watch(stop, stop.cancel)
         try:
+            pieces = iter(stream())
             while True:
-                if self._delay and self._closing.wait(self._delay):
-                    raise ConnectionAbortedError(errno.ECONNABORTED, "the server is closing")
+                if self._delay:
+                    stop.wait(self._delay)
+                if stop.cancelled:
+                    raise ConnectionAbortedError(errno.ECONNABORTED, "the answer was stopped")
                 try:
                     piece = next(pieces)
                 except StopIteration as end:
                     return end.value
                 yield piece
         finally:
+            self._cancel.unwatch(stop)
             if close := getattr(pieces, "close", None):  # the upstream may have kept it, so it would go on
                 close()
 

@@ -319,6 +319,8 @@ class Provider(Configured):
 
     def _answer(self, question: Question) -> Parts:
         """Answers a question whose arguments were checked. What is overridden by groups of providers."""
+        if self.known_options is not None:
+            validation.checked_options(question.options, self.known_options)
         model = question.model or self.model
         payload = _without_none(self.payload(question.messages, model, question.options), question.options)
         body = _encoded({**payload, **(question.extra_body or {})})

@@ -794,6 +794,7 @@ def test_serve_says_what_its_upstream_says(wire: Wire) -> None:
     assert ran.code == 1
     assert "no such key" in ran.complaint
     assert wire.requests[0].header("Authorization") == "Bearer key-secret"
+    assert "allow_fallback" not in wire.requests[0].json, "a server need not know it"
 
 
 # Help

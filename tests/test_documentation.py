@@ -299,7 +299,9 @@ GIVEN: dict[str, list[tuple[list[dict[str, Any]], str]]] = {
     "images, audio, files": [
         ([{"role": "user", "content": [{"type": kind, kind: {}}]}], "") for kind in ("image_url", "input_audio", "file")
     ],
-    "calls of tools": [([{"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}], "")],
+    "calls of tools": [
+        ([{"role": "assistant", "content": content, "tool_calls": [{"id": "1"}]}], "") for content in (None, "I look.")
+    ],
     "the answers of tools": [
         (
             [{"role": "user", "content": "a"}, {"role": "tool", "tool_call_id": "1", "content": "b"}],

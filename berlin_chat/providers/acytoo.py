@@ -10,9 +10,9 @@ from ..decoding import text
 from ..errors import APIStatusError, ProtocolError
 from ..http.failures import reason_in
 from ..http.transport import Exchange
+from ..messages import as_text
 from ..provider import Provider
 from ..reply import Metadata
-from ..validation import checked_options
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -51,11 +51,10 @@ class Acytoo(Provider):
         self._password = self.credential("password", password or None) or ""
 
     def payload(self, messages: list[dict[str, Any]], model: str, options: dict[str, Any]) -> dict[str, Any]:
-        checked_options(options, self.known_options)
         return {
             "key": self._key,
             "model": self.default_model,
-            "messages": messages,
+            "messages": [{**message, "content": as_text(message)} for message in messages],
             "temperature": options.get("temperature", 0.5),
             "password": self._password,
         }

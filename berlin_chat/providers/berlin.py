@@ -16,7 +16,7 @@ from ..messages import flatten
 from ..provider import Provider
 from ..redaction import secrets_in_fields
 from ..reply import Metadata
-from ..validation import checked_fields, checked_header, checked_options
+from ..validation import checked_fields, checked_header
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -74,7 +74,6 @@ class Berlin(Provider):
     def payload(self, messages: list[dict[str, Any]], model: str, options: dict[str, Any]) -> dict[str, Any]:
         if self.login.value is None and not self._can_log_in():
             raise InvalidRequest(NO_ACCOUNT)
-        checked_options(options, self.known_options)
         options = {"model": model, **_DEFAULTS, **options}
         return {"prompt": flatten(messages), "parentMessageId": str(uuid4()), "options": options}
 

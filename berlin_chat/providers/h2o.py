@@ -16,7 +16,6 @@ from ..http.transport import Exchange
 from ..messages import flatten
 from ..provider import Provider
 from ..reply import Metadata
-from ..validation import checked_options
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -57,7 +56,6 @@ class H2o(Provider):
         self._conversations = RemoteResources[str](self._transport, self._delete, self._stop)
 
     def payload(self, messages: list[dict[str, Any]], model: str, options: dict[str, Any]) -> dict[str, Any]:
-        checked_options(options, self.known_options)
         return {
             "inputs": flatten(messages),
             "parameters": {**_DEFAULTS, **options},

@@ -2,7 +2,7 @@
 
 >>> from berlin_chat.server import LocalServer
 >>> with LocalServer() as server:
-...     for piece in server.provider("berlin").stream("Why is the sky blue?"):
+...     for piece in server.provider("openai").stream("Why is the sky blue?"):
 ...         print(piece, end="", flush=True)
 This is the echo of berlin_chat's own server: no model is behind it. You said: Why is the sky blue?
 """

@@ -7,12 +7,11 @@ No HTTP here. A completion that came in one piece is read by the same functions 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
 
-from .decoding import Lines, document, parse, without_bom
+from .decoding import Lines, document, parse, parser, without_bom
 from .errors import APIStatusError, ProtocolError, StreamInterrupted
 from .http.failures import reason_in
 from .reply import Event, Metadata, ToolCall
@@ -26,7 +25,6 @@ ENDS = {
 _DONE = (b"[DONE]", b'"[DONE]"')
 #: Ends a body's last line, and its last event.
 _END = b"\n\n"
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Completion:
@@ -48,12 +46,13 @@ class Completion:
         self._limit = limit
         self._lines = Lines(limit, "See max_event_bytes=")
         self._pending: list[bytes] = []  # data that is no JSON yet
+        self._kept = 0  # bytes of it
         self._texts = self._text, self._reasoning, self._refusal = _Text(), _Text(), _Text()
         self._calls = _ToolCalls()
         self._skipped = b""  # what came last and said nothing, to be shown where nothing else came
 
     def read(self, chunks: Iterable[bytes]) -> Iterator[str | Event]:
-        """Yields what comes, as soon as it has; returns at ``[DONE]`` or the end of the body.
+        """Returns what yields all that comes, as soon as it has, until ``[DONE]`` or the end of the body.
 
         The first byte tells a stream from a completion that came in one piece, for their labels do not.
 
@@ -69,14 +68,14 @@ class Completion:
             if head.lstrip():
                 break
         body = chain([head], body)
-        if not head.lstrip().startswith((b"{", b"[")):
-            yield from self._stream(body)
-            return
-        whole = document(body)
-        yield from self._chunk(whole, str(whole).encode("utf-8", "replace"))
-        if not (self.finished or any(text.parts for text in self._texts) or self._calls.found):
-            detail = str(whole)
-            raise ProtocolError("a completion without choices[0].message", detail=detail, status=200, body=detail)
+        return self._whole(body) if head.lstrip().startswith((b"{", b"[")) else self._stream(body)
+
+    def _whole(self, body: Iterable[bytes]) -> Iterator[str | Event]:
+        whole = document(body, behind=b"data: [DONE]")
+        yield from self._chunk(whole, whole, ("message", "delta"))
+        if not (self.finished or self._began()):
+            said = "a completion without choices[0].message"
+            raise ProtocolError(said, detail=_shown(whole), status=200, body=_shown(whole))
         self.finished = True  # a whole document is its own proof
 
     def after(self, rest: bytes) -> None:
@@ -113,18 +112,19 @@ class Completion:
         Nearly always a chunk holds a piece of text and nothing else. ``_plain`` tells that case; ``_chunk`` reads the
         others, and those before the first text, for what all of them repeat.
         """
-        feed = self._lines.feed
+        feed, loads, pending = self._lines.feed, parser(), self._pending
         plainly = False
         for received in chain(chunks, (_END,)):
             lines = feed(received)
-            for number, line in enumerate(lines, 1):
-                if not line.startswith(b"data:") or self._pending:
-                    yield from self._other(line, cut=received is _END)
+            for line in lines:
+                if pending or not line.startswith(b"data:"):
+                    if pending or line:
+                        yield from self._other(line, cut=received is _END)
                     continue
                 try:
-                    chunk = parse(line[5:])
-                except ValueError:
-                    chunk = None
+                    chunk = loads(line[5:])
+                except (ValueError, RecursionError):
+                    chunk = _parsed(line[5:])
                 if plainly and (piece := _plain(chunk, line)):
                     yield piece
                 elif isinstance(chunk, dict):
@@ -132,7 +132,7 @@ class Completion:
                     plainly = bool(self._text.parts) and not self._text.held
                 elif line[5:].strip() in _DONE:
                     self.done = True
-                    for behind in lines[number:]:
+                    for behind in lines[lines.index(line) + 1 :]:
                         self._note_behind(behind)
                     return
                 else:
@@ -145,7 +145,8 @@ class Completion:
         elif line.startswith(b"error:"):  # a field that no standard knows
             raise APIStatusError("the server says", detail=reason_in(line[6:].strip()), status=200, body=line)
         elif not line and self._pending:
-            data, self._pending = b"\n".join(self._pending), []
+            data = b"\n".join(self._pending)
+            self._pending.clear()
             try:
                 chunk = parse(data)
             except ValueError:
@@ -156,34 +157,36 @@ class Completion:
         elif line and not line.startswith(b":"):
             self._skipped = line
 
+    def _began(self) -> bool:
+        return bool(self._calls.found) or any(text.parts for text in self._texts)
+
     def _keep(self, data: bytes) -> None:
-        if data.strip():  # otherwise it only keeps the connection alive
+        if data.strip() not in (b"", b"null"):  # otherwise it only keeps the connection alive
+            self._kept = self._kept + len(data) if self._pending else len(data)
             self._pending.append(data)
-            if sum(map(len, self._pending)) > self._limit:
+            if self._kept > self._limit:
                 raise ProtocolError(f"an event of more than {self._limit} bytes", advice="See max_event_bytes=")
 
     def _note_behind(self, line: bytes) -> None:
-        if line.startswith(b"data:"):
-            try:
-                chunk = parse(line[5:])
-            except ValueError:
-                return
-            if isinstance(chunk, dict):
-                self._note(chunk)
+        chunk = _parsed(line[5:]) if line.startswith(b"data:") else None
+        if isinstance(chunk, dict):
+            self._note(chunk)
 
     # Chunks
 
-    def _chunk(self, chunk: Any, data: bytes) -> Iterator[str | Event]:
-        """Reads one chunk, or a whole completion; what says nothing is skipped."""
+    def _chunk(self, chunk: Any, data: Any, parts: tuple[str, ...] = ("delta",)) -> Iterator[str | Event]:
+        """Reads one chunk, or a whole completion, whose ``parts`` hold the text; what says nothing is skipped."""
         choices = chunk.get("choices") if isinstance(chunk, dict) else False
         if not isinstance(choices, (list, type(None))) or not all(isinstance(one, dict) for one in choices or ()):
             raise _unexpected(data)
         self._note(chunk)
         # Nobody has asked for a second choice; one that comes all the same is not mixed into the first.
         choice: dict[str, Any] = next((one for one in choices or () if not one.get("index")), {})
-        yield from self._choice(choice, data)
+        if "delta" not in choice and not self._began():
+            parts = ("message",)  # a stream of one message; otherwise it repeats what has come
+        yield from self._choice(choice, parts, data)
         if said := _error_in(chunk, choice):
-            raise APIStatusError("the server says", detail=said, status=200, body=data)
+            raise APIStatusError("the server says", detail=said, status=200, body=_shown(data))
         if not choice:
             self._skipped = data
 
@@ -196,9 +199,9 @@ class Completion:
         known.usage = chunk.get("usage") or (groq.get("usage") if isinstance(groq, dict) else None) or known.usage
         known.citations = chunk.get("citations") or known.citations
 
-    def _choice(self, choice: dict[str, Any], data: bytes) -> Iterator[str | Event]:
+    def _choice(self, choice: dict[str, Any], parts: tuple[str, ...], data: Any) -> Iterator[str | Event]:
         known = self._metadata
-        part: Any = next((choice[key] for key in ("delta", "message") if choice.get(key) is not None), {})
+        part: Any = next((choice[key] for key in parts if choice.get(key) is not None), {})
         if not isinstance(part, dict):
             raise _unexpected(data)
         content, thinking = _content(part.get("content"), data)
@@ -212,13 +215,24 @@ class Completion:
         for call in _calls_in(part):
             yield self._calls.feed(call)
         if isinstance(part.get("annotations"), list):
-            known.annotations = [*(known.annotations or []), *part["annotations"]] or None
+            known.annotations = _extended(known.annotations, part["annotations"])
         if isinstance(choice.get("logprobs"), dict):
-            known.logprobs = _merged(known.logprobs or {}, choice["logprobs"])
+            known.logprobs = {
+                **(known.logprobs or {}),
+                **{key: _extended((known.logprobs or {}).get(key), more) for key, more in choice["logprobs"].items()},
+            }
         known.citations = part.get("citations") or known.citations
         known.usage = choice.get("usage") or known.usage
         if choice.get("finish_reason"):
             known.finish_reason, self.finished = str(choice["finish_reason"]), True
+
+
+def _parsed(data: bytes) -> Any:
+    """The value of JSON, None where it is none."""
+    try:
+        return parse(data)
+    except ValueError:
+        return None
 
 
 def _plain(chunk: Any, line: bytes) -> str | None:
@@ -231,10 +245,9 @@ def _plain(chunk: Any, line: bytes) -> str | None:
             piece.__class__ is str
             and (len(delta) == 1 or (len(delta) == 2 and "role" in delta))
             and (piece.isascii() or b"\\u" not in line)  # no half of a surrogate pair
-            and choice.get("finish_reason") is None
-            and choice.get("logprobs") is None
-            and not choice.get("index")
-            and "error" not in choice
+            and choice["finish_reason"] is None
+            and not choice["index"]
+            and (len(choice) == 3 or (choice.get("logprobs") is None and "error" not in choice))
             and "error" not in chunk
             and not chunk.get("usage")
             and "citations" not in chunk
@@ -245,7 +258,7 @@ def _plain(chunk: Any, line: bytes) -> str | None:
     return None
 
 
-def _content(content: Any, data: bytes) -> tuple[str, str]:
+def _content(content: Any, data: Any) -> tuple[str, str]:
     """The text and the thinking in a content: a string, or a list of parts."""
     if content is None or isinstance(content, str):
         return content or "", ""
@@ -254,10 +267,10 @@ def _content(content: Any, data: bytes) -> tuple[str, str]:
     text, thinking = [], []
     for part in content:
         kind = part.get("type") if isinstance(part, dict) else None
-        if isinstance(part, str) or kind == "text":
+        if isinstance(part, str) or kind in ("text", "summary_text"):
             text.append(part if isinstance(part, str) else str(part.get("text") or ""))
-        elif kind == "thinking":
-            inner = part.get("thinking")
+        elif kind in ("thinking", "reasoning"):
+            inner = part.get("thinking") or part.get("summary")
             thinking.append(inner if isinstance(inner, str) else _content(inner, data)[0])
     return "".join(text), "".join(thinking)
 
@@ -266,32 +279,45 @@ def _calls_in(part: dict[str, Any]) -> Iterator[dict[str, Any]]:
     calls = part.get("tool_calls")
     if isinstance(part.get("function_call"), dict):  # what came before tools
         calls = [{"function": part["function_call"]}]
-    yield from (call for call in calls or () if isinstance(call, dict))
+    calls = [calls] if isinstance(calls, dict) else calls
+    yield from (call for call in calls if isinstance(call, dict)) if isinstance(calls, list) else ()
 
 
-def _merged(before: Any, more: dict[str, Any]) -> dict[str, Any]:
-    """Log probabilities of one chunk behind those of the chunks before."""
-    joined = {key: [*before[key], *value] for key, value in more.items() if before.get(key) and value}
-    return {**before, **{key: value for key, value in more.items() if value or key not in before}, **joined}
+def _extended(before: Any, more: Any) -> Any:
+    """A list that comes in parts, in place, so that many parts cost no more than their sum."""
+    if not isinstance(before, list):
+        return (list(more) or None) if isinstance(more, list) else more
+    before.extend(more if isinstance(more, list) else ())
+    return before
 
 
 def _error_in(chunk: dict[str, Any], choice: dict[str, Any]) -> str:
     """What the server says of its failure, ``""`` where it has not failed."""
-    for holder in (chunk, choice):
-        if holder.get("error"):
+    for holder in (chunk, choice, chunk.get("x_groq")):
+        if isinstance(holder, dict) and holder.get("error"):
             return reason_in(json.dumps(holder, ensure_ascii=False).encode("utf-8", "replace"))
     if chunk.get("object") == "error" or chunk.get("error_code"):
         return str(chunk.get("message") or chunk)
     return "finish_reason: error" if choice.get("finish_reason") == "error" else ""
 
 
-def _unexpected(data: bytes) -> ProtocolError:
-    return ProtocolError("an event without choices[0].delta.content", detail=data, status=200, body=data)
+def _unexpected(data: Any) -> ProtocolError:
+    shown = _shown(data)
+    return ProtocolError("an event without choices[0].delta.content", detail=shown, status=200, body=shown)
+
+
+def _shown(data: Any) -> bytes:
+    """The data of an event, or a whole completion, for an error."""
+    return data if isinstance(data, bytes) else json.dumps(data, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def _whole_characters(text: str) -> str:
     """The text with its surrogate pairs put together, and U+FFFD for each half that is alone."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if _SURROGATE.search(text) else text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 class _Text:
@@ -326,26 +352,28 @@ class _ToolCalls:
         """Adds one; returns the event that tells of it."""
         function = delta.get("function")
         function = function if isinstance(function, dict) else {}
-        name, identity = function.get("name") or "", delta.get("id") or ""
+        name, identity = str(function.get("name") or ""), str(delta.get("id") or "")
         arguments = function.get("arguments") or ""
         if not isinstance(arguments, str):  # some servers parse it, which nobody has asked for
             arguments = json.dumps(arguments, ensure_ascii=False)
-        call = self._call(delta.get("index"), identity, name)
+        index = delta.get("index")
+        call = self._call(index if isinstance(index, int) else None, identity, name)
         call["id"] = call["id"] or identity
         call["name"] += "" if name == call["name"] else name
         call["arguments"].append(arguments)
         known = ("index", "id", "type", "function")
         call["extra"].update({key: value for key, value in delta.items() if key not in known and value is not None})
-        return Event("tool_call", _whole_characters(arguments), _made(call), self.found.index(call))
+        piece = _whole_characters(arguments)
+        return Event("tool_call", piece, ToolCall(call["id"], call["name"], piece, dict(call["extra"])), call["place"])
 
-    def _call(self, index: Any, identity: str, name: str) -> dict[str, Any]:
+    def _call(self, index: int | None, identity: str, name: str) -> dict[str, Any]:
         """The call that a delta belongs to. A name with another id begins a new one, whatever its index."""
         call = self._at.get(index) if index is not None else None
         if index is None and self.found:
             call = next((one for one in self.found if one["id"] == identity), None) if identity else None
             call = call or (None if identity or name else self.found[-1])
         if call is None or (name and identity and call["id"] and identity != call["id"]):
-            call = {"id": "", "name": "", "arguments": [], "extra": {}}
+            call = {"place": len(self.found), "id": "", "name": "", "arguments": [], "extra": {}}
             self.found.append(call)
             self._at[index] = call
         return call

@@ -351,6 +351,11 @@ def _first_loads(data: bytes) -> Any:
 _loads: Callable[[bytes], Any] = _first_loads
 
 
+def parser() -> Callable[[bytes], Any]:
+    """Returns the parser itself, for loops that count every call; what it raises for, ``parse`` may still read."""
+    return _loads
+
+
 def parse(data: bytes) -> Any:
     """Returns the value of JSON in UTF-8; raises ValueError where it is none.
 
@@ -369,15 +374,18 @@ def parse(data: bytes) -> Any:
         raise ValueError("JSON nested too deeply") from None
 
 
-def document(chunks: Iterable[bytes]) -> dict[str, Any]:
-    """Returns the JSON object that is all of a body; raises ProtocolError where it holds none, or is too long."""
+def document(chunks: Iterable[bytes], behind: bytes = b"") -> dict[str, Any]:
+    """Returns the JSON object that is all of a body, but for what may stand ``behind`` it.
+
+    Raises ProtocolError where it holds none, or is too long.
+    """
     parts, size = [], 0
     for data in chunks:
         parts.append(data)
         size += len(data)
         if size > MAX_DOCUMENT:
             raise ProtocolError(f"a body of more than {MAX_DOCUMENT} bytes")
-    body = b"".join(parts)
+    body = b"".join(parts).strip().removesuffix(behind)
     value = _object_or_none(body)
     if value is None:
         raise ProtocolError("a JSON object was expected", detail=body, body=body)

@@ -126,12 +126,12 @@ def as_text(message: Mapping[str, Any]) -> str:
     Raises:
         InvalidRequest: it holds something else.
     """
-    if held := next((key for key in INSTEAD if message.get(key)), None):
-        raise InvalidRequest(f"the protocol has text only, and a message holds {held!r}")
-    content = message["content"]
+    content: Any = message.get("content")
+    if beside := next((key for key in INSTEAD if message.get(key)), None):
+        raise InvalidRequest(f"the protocol has text only, and a message holds {beside!r}")
     if isinstance(content, str):
         return content
-    for part in content:
+    for part in content or ():
         if part["type"] != "text":
             raise InvalidRequest(f"the protocol has text only, and a message holds a part of type {part['type']!r}")
     return "".join(part["text"] for part in content)

@@ -8,10 +8,10 @@ import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from functools import wraps
-from itertools import chain
+from itertools import chain, islice
 from time import monotonic
 from types import MethodType
-from typing import Any, ClassVar, NamedTuple, ParamSpec, TypeVar, cast
+from typing import Any, ClassVar, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, cast
 
 from . import validation
 from .cancellation import CancelToken, Deadline, Limiter, Limits
@@ -24,6 +24,7 @@ from .reply import Event, Metadata, Reply
 
 P = TypeVar("P", bound="Provider")
 S = ParamSpec("S")
+T = TypeVar("T")
 Pieces = Generator[str, None, Reply]
 #: The same, with the events of a question that is live.
 Parts = Generator["str | Event", None, Reply]
@@ -104,14 +105,14 @@ class _Live:
         return self._provider._put(question._replace(live=True))
 
 
-class _OnClassOrInstance:
+class _OnClassOrInstance(Generic[S, T]):
     """Binds a function to the instance that it is called on, or else to the class."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[Concatenate[Any, S], T]) -> None:
         self._function = function
         self.__doc__ = function.__doc__
 
-    def __get__(self, instance: Any, owner: type) -> Any:
+    def __get__(self, instance: Any, owner: type) -> Callable[S, T]:
         return MethodType(self._function, owner if instance is None else instance)
 
 
@@ -225,11 +226,12 @@ class Provider(Configured):
     @_OnClassOrInstance
     def create_completion(
         target: Any,
+        /,
         model: str | None,
         messages: Messages,
         stream: bool = True,
         proxy: str | None = None,
-        timeout: float | None = None,
+        timeout: float | tuple[float | None, float | None] | None = None,
         **options: Any,
     ) -> Iterator[str]:
         """The call of old g4f code, on the class or on an instance; a generator of ``str``.
@@ -334,10 +336,13 @@ class Provider(Configured):
                 exchange.check()
                 begun, parts, metadata = self._begun(exchange, body, model, question.live)
                 with closing(parts):
+                    if question.live:
+                        while begun and isinstance(begun[0], Event):
+                            yield begun.pop()
+                            begun.extend(islice(parts, 1))
+                    first = monotonic() - started if begun else None
                     for part in chain(begun, parts):
                         if part.__class__ is str:
-                            if first is None:
-                                first = monotonic() - started
                             keep(part)
                             yield part
                         elif question.live:
@@ -378,7 +383,7 @@ class Provider(Configured):
         return error
 
 
-def _configured(target: Any, proxy: str | None, timeout: float | None, options: dict[str, Any]) -> Provider:
+def _configured(target: Any, proxy: str | None, timeout: Any, options: dict[str, Any]) -> Provider:
     """The provider for a call of ``create_completion``; takes the constructor's arguments out of ``options``."""
     given = {name: value for name, value in (("proxy", proxy), ("timeout", timeout)) if value is not None}
     if not given and isinstance(target, Provider):

@@ -49,7 +49,7 @@ class Event(NamedTuple):
     Attributes:
         kind: ``"text"``, ``"reasoning"``, ``"refusal"`` or ``"tool_call"``.
         text: the next piece of it; of a tool call, of its arguments.
-        call: of a tool call, what is known of it so far.
+        call: of a tool call, its id and name as far as they are known, and this piece of its arguments.
         place: of a tool call, its place among ``Reply.tool_calls``.
     """
 

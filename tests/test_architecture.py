@@ -109,7 +109,7 @@ def test_no_provider_imports_another() -> None:
 
 
 def code_lines(path: Path) -> tuple[set[int], ast.Module]:
-    """The lines that hold code: no blank ones, no comments, no docstrings."""
+    """The lines that hold code: no blank ones, no comments, no docstrings, nothing that only a type checker reads."""
     text = path.read_text(encoding="utf-8")
     tree = ast.parse(text)
     skipped = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
@@ -120,6 +120,8 @@ def code_lines(path: Path) -> tuple[set[int], ast.Module]:
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node, clean=False):
             lines.difference_update(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+        elif isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            lines.difference_update(range(node.lineno, (node.end_lineno or 0) + 1))
     return lines, tree
 
 

@@ -21,7 +21,7 @@ import pytest
 
 from berlin_chat import OpenAICompatible, image
 from berlin_chat.server import LocalServer
-from model_server import USAGE, call, chunk, end, questions, replies, text, two_calls
+from scripted import USAGE, call, chunk, end, questions, replies, text, two_calls
 from wire import Wire
 
 PATIENCE = 30.0

@@ -29,7 +29,7 @@ from berlin_chat import (
 )
 from berlin_chat.reply import Facts
 from berlin_chat.server import LocalServer, backend
-from model_server import USAGE, call, chunk, end, questions, replies, text, two_calls
+from scripted import USAGE, call, chunk, end, questions, replies, text, two_calls
 from wire import PATIENCE, Connection, Recorded, Wire
 
 Serve = Callable[..., LocalServer]

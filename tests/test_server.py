@@ -28,12 +28,14 @@ import pytest
 import requests
 
 from berlin_chat import (
+    Acytoo,
     AllProvidersFailed,
     APIConnectionError,
     APIStatusError,
     APITimeoutError,
     AuthenticationError,
     ChatError,
+    Fallback,
     InvalidRequest,
     ProtocolError,
     RateLimitError,
@@ -1427,16 +1429,49 @@ def test_a_rate_limit_passes_through_two_servers(serve: Serve) -> None:
 # What the upstream is asked, and what is told of its reply
 
 
-@pytest.mark.parametrize("upstream_name", ["berlin", "ylokh", "h2o"])
+@pytest.mark.parametrize("upstream_name", NAMES)
 @every_protocol
 def test_each_protocol_is_answered_by_a_provider_of_another(name: str, upstream_name: str, serve: Serve) -> None:
     with serve().provider(upstream_name) as upstream:
         assert ask(serve(upstream=upstream), name, "Who is there?").endswith("You said: Who is there?")
 
 
-def test_acytoo_can_stand_behind_acytoo(serve: Serve) -> None:
-    with serve().provider("acytoo") as upstream:
-        assert ask(serve(upstream=upstream), "acytoo").endswith("You said: Hi")
+def test_options_that_the_provider_behind_it_does_not_have_are_left_out_with_a_line_in_the_log(
+    serve: Serve, by_hand: Hand, caplog: pytest.LogCaptureFixture
+) -> None:
+    behind = Says("fine")
+    question = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "temperature": 0.25, "a\nb": 1, "x": 2}
+    with serve(upstream=behind).provider("acytoo") as upstream, caplog.at_level(logging.INFO, "berlin_chat.server"):
+        response = by_hand(serve(upstream=upstream)).ask("ylokh", question)
+    assert response.status_code == 200
+    assert behind.asked[0][2] == {"temperature": 0.25}
+    [message] = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert message.startswith("left out what Acytoo(")
+    assert message.endswith("does not have: 'a\\nb', 'x'")
+
+
+def test_a_group_behind_it_is_asked_only_for_what_each_of_its_providers_has(serve: Serve) -> None:
+    behind = Says("fine")
+    server = serve(upstream=behind)
+    providers = [server.provider("berlin"), server.provider("ylokh"), server.provider("h2o")]
+    with Fallback(providers) as upstream, serve(upstream=upstream).provider("ylokh") as provider:
+        assert provider.ask("Hi", seed=7).provider == "ylokh"
+    asked = behind.asked[0][2]
+    assert (asked["seed"], asked["temperature"]) == (7, 1)
+    assert "allow_fallback" not in asked
+
+
+def test_what_the_provider_behind_it_refuses_is_a_400_with_its_sentence(serve: Serve, by_hand: Hand) -> None:
+    class Strict(Acytoo):
+        known_options = None  # type: ignore[assignment]
+
+        def payload(self, messages: Any, model: str, options: dict[str, Any]) -> Any:
+            raise InvalidRequest("the protocol has no option 'x'")
+
+    with Strict(base_url="http://127.0.0.1:1") as upstream:
+        response = by_hand(serve(upstream=upstream)).ask("ylokh")
+    assert response.status_code == 400
+    assert refusal("ylokh", response).endswith("the protocol has no option 'x'")
 
 
 def test_any_object_with_stream_stands_behind_it_even_one_that_is_false(serve: Serve) -> None:

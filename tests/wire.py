@@ -356,6 +356,7 @@ H2O = Speech(
     [
         ("POST", "/settings", settings),
         ("POST", "/conversation", create),
+        ("POST", "/conversation/[^/]+/stop-generating", delete),
         ("DELETE", "/conversation/[^/]+", delete),
     ],
 )

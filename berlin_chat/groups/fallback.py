@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from contextlib import closing
 
@@ -9,6 +10,8 @@ from ..cancellation import Deadline
 from ..errors import Cancelled, ChatError
 from ..provider import Parts, Provider, Question
 from .group import Group
+
+log = logging.getLogger("berlin_chat")
 
 
 class Fallback(Group):
@@ -51,6 +54,8 @@ class Fallback(Group):
                 errors.append(error)
                 if deadline.passed:
                     break
+                if len(errors) < len(self.providers):
+                    log.warning("%s. The next provider is asked.", error)
             else:
                 with closing(pieces):
                     yield first

@@ -43,6 +43,10 @@ class Group(Provider):
         for provider in self.providers:
             provider.close()
 
+    def models(self) -> list[str]:
+        """Returns the names of the models of all its providers, each once."""
+        return list(dict.fromkeys(name for provider in self.providers for name in provider.models()))
+
     def check_address(self) -> None:
         """Raises the first provider's ProviderNotWorking if none of them has an address."""
         errors = []

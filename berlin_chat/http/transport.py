@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -32,7 +31,9 @@ ERROR_READ = 64 * 1024
 DRAIN_SECONDS, DRAIN_BYTES = 0.05, 64 * 1024
 
 #: How a body begins that is a reply although it is labelled as a web page.
-NO_PAGE = re.compile(rb"\s*(?:[{:]|data:|event:|id:|retry:|error:)")
+NO_PAGE = (b"{", b":", b"data:", b"event:", b"id:", b"retry:", b"error:")
+#: How much of it is looked at, in bytes: as long as the longest of these.
+LABEL_READ = 6
 
 T = TypeVar("T")
 Headers = Mapping[str, "str | None"]
@@ -280,10 +281,13 @@ class Exchange(Owner):
             first = [error]
 
         def again() -> T:
-            if first:
-                self._refusal = first.pop()
-                raise self._refusal  # that attempt has been made
-            return attempt()
+            try:
+                if first:
+                    raise first.pop()  # that attempt has been made
+                return attempt()
+            except ChatError as error:
+                self._refusal = error
+                raise
 
         return retry_policy(left, self._wait_to_retry, fleeting)(again)
 
@@ -303,23 +307,20 @@ class Exchange(Owner):
         try:
             response = self._response = self.transport.send(self, method, url, headers, body)
         except Exception as error:
-            self._refusal = self._failure(error)
-            if self._refusal is None:
-                raise
-            raise self._refusal from error
+            if failure := self._failure(error):
+                raise failure from error
+            raise
         status, self.headers = response.status_code, response.headers
         if status in accept:
             return response
         if not 200 <= status < 300:
-            self._refusal = status_error(response, _start_of(self.chunks(response)))
+            refusal = status_error(response, _start_of(self.chunks(response)))
             if status == 429 and self.limits.limiter is not None:
-                self.limits.limiter.refused(self._refusal.retry_after)
-            raise self._refusal
+                self.limits.limiter.refused(refusal.retry_after)
+            raise refusal
         if "text/html" in response.headers.get("Content-Type", "").lower():
-            content = self.chunks(response)
-            start = next(content, b"")
-            self._ahead = chain([start], content)
-            if not any_label or not NO_PAGE.match(start):
+            start, self._ahead = _peeked(self.chunks(response))
+            if not any_label or not start.startswith(NO_PAGE):
                 raise page_error(response, _start_of(self.chunks(response)))
         return response
 
@@ -419,3 +420,11 @@ def _start_of(body: Iterator[bytes]) -> bytes:
             if len(start) >= ERROR_READ:
                 break
     return start
+
+
+def _peeked(body: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
+    """How a body begins, without spaces, and the whole of it."""
+    start = b""
+    while len(start.lstrip()) < LABEL_READ and (data := next(body, b"")):
+        start += data
+    return start.lstrip(), chain([start], body)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from email.message import Message
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..decoding import text
 from ..errors import APIStatusError, ProtocolError
@@ -13,6 +13,11 @@ from ..http.transport import Exchange
 from ..messages import as_text
 from ..provider import Provider
 from ..reply import Metadata
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..configuration import Configuration
 
 
 class Acytoo(Provider):
@@ -23,7 +28,8 @@ class Acytoo(Provider):
         key: the server's ``key``, where it wants one.
         password: the server's access password, where it wants one; otherwise from ``BERLIN_CHAT_PASSWORD``.
 
-    The protocol fixes the model: one that is asked for is not sent. Its only option is ``temperature``.
+    The protocol fixes the model: one that is asked for is not sent. Its only option is ``temperature``. It has no word
+    for a model server behind it that dies: the reply falls silent, and only ``timeout`` (or a deadline) ends it.
 
     >>> Acytoo(base_url="http://127.0.0.1:8080")
     Acytoo(base_url='http://127.0.0.1:8080', model='gpt-3.5-turbo')
@@ -37,7 +43,9 @@ class Acytoo(Provider):
     needs = "nothing; key and password where the server wants them"
     known_options = frozenset({"temperature"})
 
-    def __init__(self, base_url: str | None = None, *, key: str = "", password: str = "", **configuration: Any) -> None:
+    def __init__(
+        self, base_url: str | None = None, *, key: str = "", password: str = "", **configuration: Unpack[Configuration]
+    ) -> None:
         super().__init__(base_url, **configuration)
         self._key = self.credential("key", key) or ""
         self._password = self.credential("password", password or None) or ""

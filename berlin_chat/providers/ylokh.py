@@ -40,6 +40,7 @@ class Ylokh(OpenAICompatible):
     ) -> None:
         super().__init__(base_url, end=end, **configuration)
         if self.base_url is not None:
-            self._headers.update(Origin=self.base_url, Referer=f"{self.base_url}/")
+            origin = self.base_url.removesuffix("/v1")
+            self._headers.update(Origin=origin, Referer=f"{origin}/")
         if self.base_url == self.url:
             self._api = f"{self.api_url}/v1"

@@ -80,7 +80,15 @@ class Backend:
                 log.debug("no list of models: %s", type(error).__name__)
         return names
 
-    def answer(self, messages: Any, model: str | None, options: dict[str, Any], *, text_only: bool = True) -> Answer:
+    def answer(
+        self,
+        messages: Any,
+        model: str | None,
+        options: dict[str, Any],
+        stop: CancelToken | None = None,
+        *,
+        text_only: bool = True,
+    ) -> Answer:
         """Asks the upstream, and waits for the first that comes, so that an error can still be a status.
 
         Options that the upstream's protocol does not have are left out, unless the answer would be less than what was
@@ -88,6 +96,7 @@ class Backend:
 
         Args:
             model: None for the upstream's own.
+            stop: ends this answer alone when it is cancelled.
             text_only: whether the client's protocol has no word for anything but text.
 
         Raises:
@@ -96,7 +105,7 @@ class Backend:
         """
         if clash := OURS & options.keys():
             raise InvalidRequest(f"there is no option {clash.pop()!r}")
-        upstream = self._upstream
+        upstream, stop = self._upstream, stop or CancelToken()
         if text_only or not isinstance(upstream, Provider):
             if wished := wish(options, BEYOND_TEXT):
                 who = "this protocol" if text_only else "the upstream"
@@ -104,12 +113,12 @@ class Backend:
             if not isinstance(messages, str):
                 messages = [{**message, "content": as_text(message)} for message in as_list(messages)]
         if isinstance(upstream, Provider):
-            live = upstream.open(messages, model, cancel=self._cancel, **_fitting(options, upstream))
+            live = upstream.open(messages, model, cancel=stop, **_fitting(options, upstream))
         else:
             pieces = iter(upstream.stream(messages, model, **options))
             parts: Any = pieces if hasattr(pieces, "close") else (piece for piece in pieces)
             live = LiveReply(parts, CancelToken())
-        return Answer(live, self._delay, self._cancel)
+        return Answer(live, self._delay, stop, self._cancel)
 
 
 def wish(options: Mapping[str, Any], wishes: Mapping[str, Any]) -> str | None:
@@ -134,14 +143,20 @@ def _fitting(options: dict[str, Any], upstream: Provider) -> dict[str, Any]:
 class Answer:
     """One answer of the upstream, read once: as its ``events``, or by a loop over its text.
 
+    Args:
+        stop: ends it.
+        closing: cancels ``stop``.
+
     Attributes:
         reply: at the end: the upstream's, or else one of its text.
     """
 
-    def __init__(self, live: LiveReply, delay: float, stop: CancelToken) -> None:
+    def __init__(self, live: LiveReply, delay: float, stop: CancelToken, closing: CancelToken) -> None:
         self._live = live
         self._delay = delay
         self._stop = stop
+        self._closing = closing
+        closing.watch(self, stop.cancel)
         self._parts = live.events()
         try:
             self._first = self._next()
@@ -173,8 +188,12 @@ class Answer:
             self._stop.wait(self._delay)
         if self._stop.cancelled:
             raise ConnectionAbortedError(errno.ECONNABORTED, "the answer was stopped")
-        return next(self._parts, None)
+        event = next(self._parts, None)
+        if event is None:
+            self._closing.unwatch(self)
+        return event
 
     def close(self) -> None:
         """Ends the upstream's answer, however much of it was read."""
+        self._closing.unwatch(self)
         self._live.close()

@@ -590,6 +590,15 @@ def test_the_models_of_the_upstream_are_listed_and_found(wire: Wire, serve: Serv
         assert get(server, f"/v1/models/{path}").json() == listed[1]
 
 
+def test_the_models_of_a_group_are_those_of_its_providers(
+    upstream: Provider, wire: Wire, serve: Serve, use: Use
+) -> None:
+    wire.on("GET", "/v1/models", listing("llama3"))
+    server = serve(upstream=use(Fallback([Acytoo(wire.url, proxy=""), upstream])))
+    listed = get(server, "/v1/models").json()["data"]
+    assert [model["id"] for model in listed][:2] == ["llama3", "gpt-3.5-turbo"]
+
+
 def test_an_unknown_model_is_a_404_in_openais_form(serve: Serve) -> None:
     response = get(serve(), "/v1/models/llama3")
     assert response.status_code == 404

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from inspect import signature
 from typing import Any
 
-from ..cancellation import CancelToken, Limits
+from ..cancellation import CancelToken, Deadline, Limits
 from ..errors import ChatError, InvalidRequest, ProtocolError
 from ..groups.group import Group
 from ..live import LiveReply
@@ -64,18 +64,21 @@ class Backend:
 
     @property
     def model(self) -> str:
-        """The model that the upstream answers with unless another is asked for."""
+        """The model that the upstream answers with unless another is asked for, ``""`` where a group has several."""
         return str(getattr(self._upstream, "model", None) or getattr(self._upstream, "default_model", "default"))
 
     def models(self) -> list[str]:
         """Returns the names of the upstream's models: its own first, then its list, where it gives one in time."""
-        names = [self.model]
-        if isinstance(self._upstream, Provider) and self._upstream.base_url is not None:
-            transport = self._upstream._transport  # Provider.models has neither deadline nor token
+        names = [self.model] if self.model else []
+        deadline = Deadline(LIST_PATIENCE)
+        for provider in self._upstream.providers if isinstance(self._upstream, Group) else (self._upstream,):
+            if not isinstance(provider, Provider) or provider.base_url is None:
+                continue
+            transport = provider._transport  # Provider.models has neither deadline nor token
+            limits = Limits(max(deadline.left() or 0, 0.001), self._cancel)
             try:
-                settings = transport.settings.changed(retries=0)
-                with transport.exchange(Limits(LIST_PATIENCE, self._cancel), settings) as exchange:
-                    names += self._upstream.model_names(exchange)
+                with transport.exchange(limits, transport.settings.changed(retries=0)) as exchange:
+                    names += provider.model_names(exchange)
             except ChatError as error:
                 log.debug("no list of models: %s", type(error).__name__)
         return names

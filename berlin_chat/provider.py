@@ -208,8 +208,10 @@ class Provider(Configured):
     ask = _as_whole(stream)
     open = _as_live(stream)
 
-    def models(self) -> list[str]:
-        """Returns the names of the models that the server has.
+    def models(
+        self, *, deadline: float | None = None, cancel: CancelToken | None = None, retries: int | None = None
+    ) -> list[str]:
+        """Returns the names of the models that the server has. Its arguments are those of ``stream``.
 
         Raises:
             InvalidRequest: the protocol has no list of them.
@@ -218,7 +220,9 @@ class Provider(Configured):
         exchange = None
         try:
             self._check_open()
-            with self._transport.exchange(Limits(), self._transport.settings) as exchange:
+            limits = _checked(Limits(deadline, cancel))
+            with self._transport.exchange(limits, self._transport.settings.changed(retries=retries)) as exchange:
+                exchange.check()
                 return self.model_names(exchange)
         except ChatError as error:
             raise self._completed(error, exchange) from error.__cause__
@@ -300,10 +304,7 @@ class Provider(Configured):
         """Checks a question, and returns what answers it: all of ``stream``, ``ask`` and ``open`` come here."""
         try:
             self._check_open()
-            limits = question.limits
-            validation.checked_seconds(limits.seconds, "deadline")
-            if limits.cancel is not None and not isinstance(limits.cancel, CancelToken):
-                raise InvalidRequest(f"cancel is of type {type(limits.cancel).__name__}, not CancelToken")
+            _checked(question.limits)
             if not isinstance(question.extra_body, (Mapping, type(None))):
                 raise InvalidRequest(f"extra_body is of type {type(question.extra_body).__name__}, not a mapping")
             self._transport.settings.changed(**question.settings)
@@ -437,6 +438,13 @@ def _report(reply: Reply, pieces: int) -> None:
         "%s (%s) replied at attempt %d: %s, %d pieces in %.2f s, usage %s, finish reason %s.",
         *(reply.provider, reply.model, reply.attempts, first, pieces, reply.seconds, reply.usage, reply.finish_reason),
     )
+
+
+def _checked(limits: Limits) -> Limits:
+    validation.checked_seconds(limits.seconds, "deadline")
+    if limits.cancel is not None and not isinstance(limits.cancel, CancelToken):
+        raise InvalidRequest(f"cancel is of type {type(limits.cancel).__name__}, not CancelToken")
+    return limits
 
 
 def _encoded(payload: dict[str, Any]) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,8 @@ from berlin_chat import (
     APIStatusError,
     APITimeoutError,
     Berlin,
+    Cancelled,
+    CancelToken,
     Fallback,
     H2o,
     InvalidRequest,
@@ -338,3 +341,30 @@ def test_a_protocol_without_a_list_of_models_says_so(cls: type[Provider], wire: 
 
 def test_every_provider_of_the_table_takes_part() -> None:
     assert {OPENAI.name, YLOKH.name} <= {speech.name for speech in SPEECHES}
+
+
+def test_a_list_of_models_keeps_a_deadline_and_a_token(wire: Wire) -> None:
+    wire.on("GET", "/v1/models", silent)
+    token = CancelToken()
+    with OpenAICompatible(wire.url) as provider:
+        with pytest.raises(APITimeoutError):
+            provider.models(deadline=0.1)
+        threading.Timer(0.1, token.cancel).start()
+        with pytest.raises(Cancelled):
+            provider.models(cancel=token)
+
+
+def test_a_list_of_models_is_asked_for_again_where_it_may_help(wire: Wire) -> None:
+    answers = [503, 200]
+    wire.on("GET", "/v1/models", lambda request, connection: connection.respond(answers.pop(0), {"data": []}))
+    with OpenAICompatible(wire.url) as provider:
+        assert provider.models() == []
+    with OpenAICompatible(wire.url) as provider, pytest.raises(InvalidRequest, match="deadline"):
+        provider.models(deadline=-1)
+
+
+def test_a_group_lists_the_models_of_all_its_providers(wire: Wire) -> None:
+    found = {"data": [{"id": "llama3"}, {"id": "qwen"}]}
+    wire.on("GET", "/v1/models", lambda request, connection: connection.respond(200, found))
+    with Fallback([OpenAICompatible(wire.url), OpenAICompatible(wire.url)]) as group:
+        assert group.models() == ["llama3", "qwen"]

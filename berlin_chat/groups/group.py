@@ -43,9 +43,9 @@ class Group(Provider):
         for provider in self.providers:
             provider.close()
 
-    def models(self) -> list[str]:
+    def models(self, **how: Any) -> list[str]:
         """Returns the names of the models of all its providers, each once."""
-        return list(dict.fromkeys(name for provider in self.providers for name in provider.models()))
+        return list(dict.fromkeys(name for provider in self.providers for name in provider.models(**how)))
 
     def check_address(self) -> None:
         """Raises the first provider's ProviderNotWorking if none of them has an address."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from inspect import signature
 from typing import Any
 
-from ..cancellation import CancelToken, Deadline, Limits
+from ..cancellation import CancelToken, Deadline
 from ..errors import ChatError, InvalidRequest, ProtocolError
 from ..groups.group import Group
 from ..live import LiveReply
@@ -74,11 +74,8 @@ class Backend:
         for provider in self._upstream.providers if isinstance(self._upstream, Group) else (self._upstream,):
             if not isinstance(provider, Provider) or provider.base_url is None:
                 continue
-            transport = provider._transport  # Provider.models has neither deadline nor token
-            limits = Limits(max(deadline.left() or 0, 0.001), self._cancel)
             try:
-                with transport.exchange(limits, transport.settings.changed(retries=0)) as exchange:
-                    names += provider.model_names(exchange)
+                names += provider.models(deadline=max(deadline.left() or 0, 0.001), cancel=self._cancel, retries=0)
             except ChatError as error:
                 log.debug("no list of models: %s", type(error).__name__)
         return names

@@ -7,7 +7,8 @@
 This is the echo of berlin_chat's own server: no model is behind it. You said: Why is the sky blue?
 """
 
-from .batch.checkpoint import Answer
+from .batch.answers import Answer
+from .batch.keys import keyed
 from .batch.pieces import stream_many
 from .batch.pool import ask_many
 from .cancellation import CancelToken
@@ -68,6 +69,7 @@ __all__ = [
     "__version__",
     "ask_many",
     "get_provider",
+    "keyed",
     "provider_names",
     "race",
     "stream_many",

@@ -7,7 +7,7 @@ import warnings
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import ClassVar
 
-from .checkpoint import Answer
+from .answers import Answer
 from .questions import Chunk, Questions
 
 

@@ -134,6 +134,7 @@ NAMED = {
     "dask": "`berlin_chat[dask]`",
     "distributed": "`berlin_chat[dask]`",
     "responses": "`pip install responses`",
+    "pandas": "`pip install pandas`",
 }
 
 

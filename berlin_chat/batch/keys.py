@@ -90,6 +90,15 @@ def checked_prompts(prompts: Any, caller: str) -> bool:
     return has_keys
 
 
+def checked_labels(prompts: Any) -> None:
+    """Looks whether the labels of a pandas ``Series`` can be keys. Raises InvalidRequest if one comes twice."""
+    if getattr(getattr(prompts, "index", None), "is_unique", True) is False:
+        raise InvalidRequest(
+            "a label of the Series comes twice, so that its answers could not be told apart: give it an index of its"
+            " own, as in series.reset_index(drop=True)"
+        )
+
+
 def taken(prompts: Any, has_keys: bool) -> Iterator[Asked]:
     """Returns what reads the prompts one by one. A prompt that can be read only once is read here."""
     return _with_keys(iter(prompts.items())) if has_keys else _numbered(iter(prompts))

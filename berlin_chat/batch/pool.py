@@ -22,7 +22,7 @@ from .answers import Answer
 from .checkpoint import Checkpoint
 from .description import described
 from .in_flight import InFlight
-from .keys import Asked, Keyed, checked_prompts, taken
+from .keys import Asked, Keyed, checked_labels, checked_prompts, taken
 from .processes import InProcess, warn_of_hanging
 from .progress import Progress
 from .questions import Chunk, Questions, checked_arguments, checked_options
@@ -108,6 +108,8 @@ def ask_many(
     has_keys = checked_prompts(prompts, "ask_many")
     interval = seconds_between(rate) if rate is not None else 0.0
     questions = Questions(provider, interval, model=model, deadline=deadline, **options)
+    if has_keys and checkpoint is not None:
+        checked_labels(prompts)
     kept = _opening(checkpoint, checkpoint_mismatch, described(provider, model, options), has_keys)
     if executor is None or isinstance(executor, ThreadPoolExecutor):
         ahead = max_workers * (AHEAD_IN_TURN if ordered else AHEAD)

@@ -57,8 +57,8 @@ class Format(Protocol):
 
     Attributes:
         beginning: how each line begins, so that a torn one can be told from somebody else's file.
-        identity: matches the beginning of a line up to what tells whose answer it is, so that a long file is read
-            without parsing it: its groups are the index and, where there is one, the key.
+        identity: matches the beginning of a line, so that a long file is read without parsing it: its groups are the
+            index and, where there is one, the key. It does not match a line that says what was asked of whom.
     """
 
     beginning: bytes
@@ -99,11 +99,12 @@ class PlainFormat:
 
     def encode(self, answer: Answer, asked: dict[str, Any] | None) -> dict[str, Any]:
         line: dict[str, Any] = {"index": answer.index}
+        if asked is not None:
+            line["asked"] = asked
         if answer.key is not None:
             line["key"] = answer.key
         line |= {"prompt": answer.prompt, "reply": str(answer.reply)}
-        line |= {name: getattr(answer.reply, name) for name in REPLY_FIELDS}
-        return line if asked is None else {**line, "asked": asked}
+        return line | {name: getattr(answer.reply, name) for name in REPLY_FIELDS}
 
     def decode(self, line: dict[str, Any]) -> Recorded:
         facts = {name: made(line[name]) for name, made in REPLY_FIELDS.items() if name in line}

@@ -14,8 +14,6 @@ from .journal import Journal
 from .keys import Asked, key_bytes, number_of, written
 from .places import Places
 
-#: What a line with a description holds. It is not inside of a string, where a quote has a backslash.
-_ASKED = b'"asked": {'
 #: What a line raises that is no answer.
 _WRONG = (ValueError, KeyError, TypeError, AttributeError)
 _ASK_ANEW = 'let those that differ be asked anew: checkpoint_mismatch="ask"'
@@ -67,10 +65,16 @@ class Checkpoint:
         self._forget()
         self._described = self.description is None
         asked: dict[str, Any] | None = None  # the description that counts for the line
-        line = b"\n"
+        belongs = True
+        identity, line = self._format.identity.match, b"\n"
         for number, place, line in journal.lines(self._format.beginning):
+            match = identity(line)
+            if match and line.endswith(b"}\n") and b"\0" not in line:
+                if belongs:
+                    self._note(int(match[1]), match[2] if match.lastindex == 2 else None, place)
+                continue
             try:
-                index, key, description = self._identity(line)
+                recorded = self._parsed(line)
             except _WRONG:
                 if not self._is_torn(journal, line, place):
                     raise InvalidRequest(
@@ -80,13 +84,14 @@ class Checkpoint:
                 journal.cut(place)  # its writer was killed in the middle of it
                 line = b"\n"
                 break
-            if description is not None:
-                if asked is None and not self._belongs(description):
+            if recorded.asked is not None:
+                belongs = self.description in (None, recorded.asked)
+                if asked is None and not belongs:
                     self._forget()
-                asked = description
-            if asked is None or self._belongs(asked):
-                self._note(index, key, place)
-        if asked is not None and not self._belongs(asked) and not self.ask_anew:
+                asked = recorded.asked
+            if belongs:
+                self._note(recorded.index, None if recorded.key is None else key_bytes(recorded.key), place)
+        if not belongs and not self.ask_anew:
             fields = "; ".join(differences(asked, self.description))
             raise InvalidRequest(
                 f"{self.path} holds answers to other questions ({fields}): name another file, ask as before, or"
@@ -99,21 +104,17 @@ class Checkpoint:
         self._places = Places()
         self.first: int | None = None
 
-    def _identity(self, line: bytes) -> tuple[int, bytes | None, dict[str, Any] | None]:
-        """Returns index, key and description of a line, by its beginning alone where that is enough."""
-        match = self._format.identity.match(line)
-        if match and line.endswith(b"}\n") and _ASKED not in line and b"\0" not in line:
-            return int(match[1]), match[2] if match.re.groups > 1 else None, None
+    def _parsed(self, line: bytes) -> Recorded:
         recorded = self._format.decode(json.loads(line))
         if recorded.index < 0 or not isinstance(recorded.asked, (dict, type(None))):
             raise ValueError(line)
-        return recorded.index, None if recorded.key is None else key_bytes(recorded.key), recorded.asked
+        return recorded
 
     def _is_torn(self, journal: Journal, line: bytes, place: int) -> bool:
         """Whether it is the beginning of an answer, and not a line of a file that is somebody else's."""
         if line.endswith(b"\n"):
             return False
-        if not line.strip(b"\0"):
+        if line == bytes(len(line)):
             return place > 0 and journal.is_empty_from(place)
         beginning = self._format.beginning
         try:
@@ -122,13 +123,11 @@ class Checkpoint:
             return line.startswith(beginning) or (place > 0 and beginning.startswith(line))
         return False
 
-    def _belongs(self, asked: dict[str, Any]) -> bool:
-        return self.description is None or asked == self.description
-
     def _note(self, index: int, key: bytes | None, place: int) -> None:
         if self.has_keys == (key is not None):
             self._places[number_of(index, key)] = place
-            self.first = index if self.first is None else min(self.first, index)
+            if self.first is None or index < self.first:
+                self.first = index
         elif not self.ask_anew:
             there, here = ("have no keys", "have keys") if self.has_keys else ("have keys", "have none")
             raise InvalidRequest(

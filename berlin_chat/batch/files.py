@@ -175,7 +175,7 @@ class BatchFormat:
     """OpenAI's batch output. Its ``id`` holds the index and a digest of the request, by which it is known again."""
 
     beginning = b'{"id": "batch_req_'
-    identity = re.compile(rb'\{"id": "batch_req_(\d{1,18})_[0-9a-f]{16}", ')
+    identity = re.compile(rb'\{"id": "batch_req_(\d{1,18})_[0-9a-f]{16}", "custom_id": ')
     _ID = re.compile(r"batch_req_(\d+)_([0-9a-f]{16})")
 
     def encode(self, answer: Answer, asked: dict[str, Any] | None) -> dict[str, Any]:
@@ -196,12 +196,10 @@ class BatchFormat:
             "usage": reply.usage,
         }
         response = {"status_code": 200, "request_id": f"req_{name}", "body": body}
-        return {
-            "id": f"batch_req_{name}",
-            "custom_id": answer.prompt["custom_id"],
-            "response": response if asked is None else {**response, "asked": asked},
-            "error": None,
-        }
+        whose = {"custom_id": answer.prompt["custom_id"]}
+        if asked is not None:
+            return {"id": f"batch_req_{name}", "response": {**response, "asked": asked}, **whose, "error": None}
+        return {"id": f"batch_req_{name}", **whose, "response": response, "error": None}
 
     def decode(self, line: dict[str, Any]) -> Recorded:
         """Reads one line of a batch's output that was written here."""

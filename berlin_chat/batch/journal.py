@@ -50,7 +50,7 @@ class Journal:
             self._file.close()
             raise
         self._synced = monotonic()
-        self._lost = ""
+        self._lost, self._is_elsewhere = "", False  # why no more lines can be appended; and yet are written
         after_fork(self)
 
     def reset(self) -> None:
@@ -80,7 +80,7 @@ class Journal:
 
     def is_empty_from(self, place: int) -> bool:
         """Whether there are only NUL bytes from there on, which a power failure may leave."""
-        return not any(part.strip(b"\0") for part in self._parts(place))
+        return all(part == bytes(len(part)) for part in self._parts(place))
 
     def _parts(self, place: int) -> Iterator[bytes]:
         self._file.seek(place)  # what is written is appended all the same
@@ -98,8 +98,6 @@ class Journal:
         Raises:
             OSError: it is not there. What was appended before is.
         """
-        if self._lost:
-            raise OSError(self._lost)
         self._look(line)
         place = self._size
         try:
@@ -115,19 +113,26 @@ class Journal:
         return place
 
     def _look(self, line: bytes) -> None:
-        """Looks whether it is still the file that was opened, and as it was left. What is lost saves the line, too."""
+        """Looks whether it is still the file that was opened, and as it was left; else raises OSError.
+
+        A file that is not in its place any more gets the line all the same, with all that come after the fault.
+        """
         status = os.fstat(self._file.fileno())
-        if status.st_size != self._size:
+        if not self._lost and status.st_size != self._size:
             self._lost = (
                 f"another program has changed the file while it was in use: it has {status.st_size} bytes, not"
                 f" {self._size}. What is left in it counts when you run the batch again"
             )
-        elif not self._is_in_place(status):
-            self._file.write(line)
-            self._lost = "another program has removed or replaced the file while it was in use"
+        elif not self._lost and not self._is_in_place(status):
             # Without a name, the file would go with this process.
-            saved = "in the file that was moved away" if os.fstat(self._file.fileno()).st_nlink else self._saved()
-            self._lost += f". All answers so far are {saved}: rename it, and run the batch again"
+            where = "the file that was moved away" if status.st_nlink else self._go_on_in_a_copy()
+            self._is_elsewhere = True
+            self._lost = (
+                "another program has removed or replaced the file while it was in use. All answers so far are in"
+                f" {where}: rename it, and run the batch again"
+            )
+        if self._is_elsewhere:
+            self._file.write(line)
         if self._lost:
             raise OSError(self._lost)
 
@@ -137,13 +142,14 @@ class Journal:
         except FileNotFoundError:
             return False
 
-    def _saved(self) -> str:
+    def _go_on_in_a_copy(self) -> str:
         folder, name = os.path.split(self._absolute)
         descriptor, path = tempfile.mkstemp(".saved", f"{name}.", folder)
-        with open(descriptor, "wb") as saved:
-            self._file.seek(0)
-            shutil.copyfileobj(self._file, saved)
-        return f"in {path}"
+        with self._file as old:
+            self._file = open(descriptor, "r+b", buffering=0)  # noqa: SIM115 - close() closes it
+            old.seek(0)
+            shutil.copyfileobj(old, self._file)
+        return path
 
     def _sync(self) -> None:
         os.fsync(self._file.fileno())

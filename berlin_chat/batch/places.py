@@ -26,27 +26,32 @@ class Places:
         self._make(FIRST)
 
     def _make(self, slots: int) -> None:
+        self._last = slots - 1
         self._numbers = array("Q", bytes(8 * slots))
         self._places = array("q", bytes(8 * slots))
         self._marks = bytearray(slots)
 
+    def __setitem__(self, number: int, place: int) -> None:
+        slot = self._slot(number)
+        if not self._numbers[slot]:
+            slot = self._filled(slot, number)
+        self._places[slot] = place
+
     def _slot(self, number: int) -> int:
         """The number's slot, or the free one where it belongs."""
-        numbers, last = self._numbers, len(self._numbers) - 1
+        numbers, last = self._numbers, self._last
         slot = number & last
-        while numbers[slot] != number and numbers[slot]:
+        while (there := numbers[slot]) and there != number:
             slot = (slot + 1) & last
         return slot
 
-    def _slot_for(self, number: int) -> int:
-        """The number's slot, which it gets if it has none."""
-        slot = self._slot(number)
-        if not self._numbers[slot]:
-            if self._count >= FILLED * len(self._numbers):
-                self._grow()
-                slot = self._slot(number)
-            self._numbers[slot], self._places[slot] = number, self._NONE
-            self._count += 1
+    def _filled(self, slot: int, number: int) -> int:
+        """Gives a number the free slot, or another where there are too few; returns which."""
+        if self._count >= FILLED * self._last:
+            self._grow()
+            slot = self._slot(number)
+        self._numbers[slot], self._places[slot] = number, self._NONE
+        self._count += 1
         return slot
 
     def _grow(self) -> None:
@@ -57,9 +62,6 @@ class Places:
                 slot = self._slot(number)
                 self._numbers[slot], self._places[slot], self._marks[slot] = number, place, mark
 
-    def __setitem__(self, number: int, place: int) -> None:
-        self._places[self._slot_for(number)] = place
-
     def get(self, number: int) -> int | None:
         """Returns the place, None where there is none."""
         slot = self._slot(number)
@@ -67,7 +69,9 @@ class Places:
 
     def mark(self, number: int) -> bool:
         """Marks the number; returns whether it was marked already."""
-        slot = self._slot_for(number)
+        slot = self._slot(number)
+        if not self._numbers[slot]:
+            slot = self._filled(slot, number)
         marked = bool(self._marks[slot])
         self._marks[slot] = True
         return marked

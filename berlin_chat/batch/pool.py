@@ -215,8 +215,14 @@ def _recorder(checkpoint: Checkpoint | None) -> Callable[[list[Answer]], None] |
     """What keeps answers that come from other processes; those of this one are recorded where they are made."""
 
     def record(answers: list[Answer]) -> None:
+        unkept: OSError | None = None
         for answer in answers:
-            checkpoint.record(answer)  # type: ignore[union-attr]
+            try:
+                checkpoint.record(answer)  # type: ignore[union-attr]
+            except OSError as failed:  # there may be room for another
+                unkept = unkept or failed
+        if unkept is not None:
+            raise unkept
 
     return None if checkpoint is None else record
 

@@ -26,6 +26,7 @@ from .errors import (
     RateLimitError,
     StreamInterrupted,
 )
+from .groups.balance import Balance
 from .groups.fallback import Fallback
 from .groups.race import Race, race
 from .http.transport import Exchange
@@ -47,6 +48,7 @@ __all__ = [
     "AllProvidersFailed",
     "Answer",
     "AuthenticationError",
+    "Balance",
     "Berlin",
     "CancelToken",
     "Cancelled",

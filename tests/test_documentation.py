@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 
 import berlin_chat
-from berlin_chat import Acytoo, Berlin, ChatError, Fallback, H2o, Provider, Race, Ylokh
+from berlin_chat import Acytoo, Balance, Berlin, ChatError, Fallback, H2o, Provider, Race, Ylokh
+from berlin_chat.groups.group import Group
 from berlin_chat.server import LocalServer
 from wire import Wire
 
@@ -189,8 +190,8 @@ def described_arguments() -> dict[tuple[str, str], str]:
 
 def test_the_readme_describes_every_argument_of_every_provider() -> None:
     actual = {}
-    for cls in (Berlin, Ylokh, H2o, Acytoo, Fallback, Race):
-        bases = (cls,) if cls in (Fallback, Race) else (cls, Provider)
+    for cls in (Berlin, Ylokh, H2o, Acytoo, Balance, Fallback, Race):
+        bases = (cls,) if issubclass(cls, Group) else (cls, Provider)
         for parameters in (inspect.signature(base.__init__).parameters for base in bases):
             for name, parameter in list(parameters.items())[1:]:
                 if parameter.kind is not parameter.VAR_KEYWORD:

@@ -1,11 +1,13 @@
-"""Synchronous chat: blocking providers of four protocols, plain generators, a ``for`` loop.
+"""Synchronous chat: blocking providers of five protocols, plain generators, a ``for`` loop.
 
 >>> from berlin_chat.server import LocalServer
 >>> with LocalServer() as server:
-...     for piece in server.provider("berlin").stream("Why is the sky blue?"):
+...     for piece in server.provider("openai").stream("Why is the sky blue?"):
 ...         print(piece, end="", flush=True)
 This is the echo of berlin_chat's own server: no model is behind it. You said: Why is the sky blue?
 """
+
+import logging
 
 from .batch.answers import Answer
 from .batch.keys import keyed
@@ -30,14 +32,16 @@ from .groups.balance import Balance
 from .groups.fallback import Fallback
 from .groups.race import Race, race
 from .http.transport import Exchange
-from .messages import Message, Messages
+from .live import LiveReply
+from .messages import Message, Messages, image
 from .provider import Provider
 from .providers import get_provider, provider_names
 from .providers.acytoo import Acytoo
 from .providers.berlin import Berlin
 from .providers.h2o import H2o
+from .providers.openai import OpenAICompatible
 from .providers.ylokh import Ylokh
-from .reply import Metadata, Reply
+from .reply import Event, Metadata, Reply, ToolCall
 from .version import __version__
 
 __all__ = [
@@ -53,13 +57,16 @@ __all__ = [
     "CancelToken",
     "Cancelled",
     "ChatError",
+    "Event",
     "Exchange",
     "Fallback",
     "H2o",
     "InvalidRequest",
+    "LiveReply",
     "Message",
     "Messages",
     "Metadata",
+    "OpenAICompatible",
     "ProtocolError",
     "Provider",
     "ProviderNotWorking",
@@ -67,12 +74,17 @@ __all__ = [
     "RateLimitError",
     "Reply",
     "StreamInterrupted",
+    "ToolCall",
     "Ylokh",
     "__version__",
     "ask_many",
     "get_provider",
+    "image",
     "keyed",
     "provider_names",
     "race",
     "stream_many",
 ]
+
+# A library is silent unless its user says otherwise.
+logging.getLogger(__name__).addHandler(logging.NullHandler())

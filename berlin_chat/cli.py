@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from .errors import ChatError, InvalidRequest
 from .provider import Provider
 from .providers import PROVIDERS, get_provider, provider_class, provider_names
-from .providers.ylokh import Ylokh
+from .providers.openai import OpenAICompatible
 from .version import __version__
 
 _NEEDED = "the command line needs more packages: pip install 'berlin_chat[cli]'"
@@ -246,7 +246,7 @@ def serve(host: str, port: int, upstream: str | None, model: str | None, delay: 
     """Serve all four protocols on one port, until Ctrl-C."""
     from .server import LocalServer
 
-    answering = Ylokh(upstream, model=model) if upstream else None
+    answering = OpenAICompatible(upstream, model=model) if upstream else None
     server = LocalServer(host, port, upstream=answering, delay=delay, password=password)
     try:
         server.start()

@@ -137,16 +137,23 @@ def _window_bits(encoding: str, data: bytes) -> int:
     return zlib.MAX_WBITS if data[0] & 0x0F == zlib.DEFLATED else -zlib.MAX_WBITS
 
 
-class _Lines:
-    """Splits bytes into lines that end with LF, CR or CRLF, also where these are torn apart."""
+class Lines:
+    """Splits bytes into lines that end with LF, CR or CRLF, also where these are torn apart.
 
-    def __init__(self) -> None:
+    Args:
+        limit: the longest line, in bytes; ``MAX_LINE`` unless another is given.
+        advice: what to do about a longer one.
+    """
+
+    def __init__(self, limit: int | None = None, advice: str = "") -> None:
+        self._limit = MAX_LINE if limit is None else limit
+        self._advice = advice
         self.unfinished: list[bytes] = []  # the parts of the line whose end has not arrived
         self._size = 0
         self._after_cr = False  # a LF that comes now belongs to the line end before it
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Returns the lines that ``data`` completes; raises ProtocolError past ``MAX_LINE``."""
+        """Returns the lines that ``data`` completes; raises ProtocolError past the limit."""
         if self._after_cr and data:
             self._after_cr = False
             data = data.removeprefix(b"\n")
@@ -154,9 +161,11 @@ class _Lines:
             self._after_cr = data.endswith(b"\r")
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         lines = data.split(b"\n")
-        too_long = self._size + len(lines[0]) > MAX_LINE
-        if too_long or (len(data) > MAX_LINE and max(map(len, lines)) > MAX_LINE):
-            raise ProtocolError(f"a line of more than {MAX_LINE} bytes: this is not the protocol")
+        too_long = self._size + len(lines[0]) > self._limit
+        if too_long or (len(data) > self._limit and max(map(len, lines)) > self._limit):
+            raise ProtocolError(
+                f"a line of more than {self._limit} bytes: this is not the protocol", advice=self._advice
+            )
         rest = lines.pop()
         if lines and self.unfinished:
             lines[0] = b"".join([*self.unfinished, lines[0]])
@@ -184,7 +193,7 @@ def lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
     A CR ends its line at once: nobody waits for a LF that may belong to it. What follows the last
     line end is not yielded. U+2028, U+2029 and U+0085 are text. Raises ProtocolError past ``MAX_LINE``.
     """
-    feed = _Lines().feed
+    feed = Lines().feed
     for data in without_bom(chunks):
         yield from feed(data)
 
@@ -199,7 +208,7 @@ def events(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """
     data: list[bytes] = []
     size = -1  # every line brings its value and, but for the first, a line end
-    feed = _Lines().feed  # as in lines(), without a second generator that every line would pass
+    feed = Lines().feed  # as in lines(), without a second generator that every line would pass
     for received in without_bom(chunks):
         for line in feed(received):
             if line.startswith(b"data:") or line == b"data":
@@ -224,7 +233,7 @@ def objects(chunks: Iterable[bytes]) -> Iterator[dict[str, Any] | str]:
         ProtocolError: a line starts like an object but is none, or is longer than ``MAX_LINE``.
         StreamInterrupted: the bytes end inside an object.
     """
-    splitter = _Lines()
+    splitter = Lines()
     early = _EarlyObject()
     for data in without_bom(chunks):
         for line in splitter.feed(data):
@@ -342,6 +351,11 @@ def _first_loads(data: bytes) -> Any:
 _loads: Callable[[bytes], Any] = _first_loads
 
 
+def parser() -> Callable[[bytes], Any]:
+    """Returns the parser itself, for loops that count every call; what it raises for, ``parse`` may still read."""
+    return _loads
+
+
 def parse(data: bytes) -> Any:
     """Returns the value of JSON in UTF-8; raises ValueError where it is none.
 
@@ -360,15 +374,18 @@ def parse(data: bytes) -> Any:
         raise ValueError("JSON nested too deeply") from None
 
 
-def document(chunks: Iterable[bytes]) -> dict[str, Any]:
-    """Returns the JSON object that is all of a body; raises ProtocolError where it holds none, or is too long."""
+def document(chunks: Iterable[bytes], behind: bytes = b"") -> dict[str, Any]:
+    """Returns the JSON object that is all of a body, but for what may stand ``behind`` it.
+
+    Raises ProtocolError where it holds none, or is too long.
+    """
     parts, size = [], 0
     for data in chunks:
         parts.append(data)
         size += len(data)
         if size > MAX_DOCUMENT:
             raise ProtocolError(f"a body of more than {MAX_DOCUMENT} bytes")
-    body = b"".join(parts)
+    body = b"".join(parts).strip().removesuffix(behind)
     value = _object_or_none(body)
     if value is None:
         raise ProtocolError("a JSON object was expected", detail=body, body=body)

@@ -3,51 +3,58 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from functools import wraps
+from itertools import chain, islice
 from time import monotonic
 from types import MethodType
-from typing import Any, ClassVar, NamedTuple, ParamSpec, TypeVar, cast
-
-import requests
+from typing import Any, ClassVar, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, cast
 
 from . import validation
 from .cancellation import CancelToken, Deadline, Limiter, Limits
-from .errors import Cancelled, ChatError, InvalidRequest, ProviderNotWorking
-from .http.transport import Exchange, Settings, Transport
+from .configuration import Configured
+from .errors import Cancelled, ChatError, InvalidRequest, StreamInterrupted
+from .http.transport import Exchange, Settings
+from .live import LiveReply
 from .messages import Messages, as_list
-from .redaction import Redactor, secrets_in_address, secrets_in_cookies, secrets_in_headers
-from .reply import Metadata, Reply
+from .reply import Event, Metadata, Reply
 
 P = TypeVar("P", bound="Provider")
 S = ParamSpec("S")
+T = TypeVar("T")
 Pieces = Generator[str, None, Reply]
-
-#: Seconds for a connection, and between two reads.
-DEFAULT_TIMEOUT = (10.0, 120.0)
-
-_NO_ADDRESS = (
-    "no base URL, and the hosted service is gone. Give base_url=…, or set BERLIN_CHAT_URL or BERLIN_CHAT_{name}_URL, or"
-    " start a berlin_chat.server.LocalServer; or name the hosted address on purpose: {cls}(base_url={cls}.url)"
-)
+#: The same, with the events of a question that is live.
+Parts = Generator["str | Event", None, Reply]
+log = logging.getLogger("berlin_chat")
 
 
 class Question(NamedTuple):
-    """A question whose arguments were checked, with all that it carries on its way."""
+    """A question whose arguments were checked, with all that it carries on its way.
+
+    ``settings`` are those of its own: ``timeout``, ``headers`` and ``retries``. A ``live`` one is answered by events
+    beside the text.
+    """
 
     messages: list[dict[str, Any]]
     model: str | None
     options: dict[str, Any]
     limits: Limits
+    settings: dict[str, Any]
+    extra_body: Mapping[str, Any]
+    live: bool = False
 
-    def put_to(self, provider: Provider, deadline: Deadline, cancel: CancelToken | None) -> Pieces:
+    def put_to(self, provider: Provider, deadline: Deadline, cancel: CancelToken | None) -> Parts:
         """Asks another provider the same, within what is left of a deadline."""
         left = deadline.left()
-        seconds = None if left is None else max(left, 0.001)
-        limits = {"deadline": seconds, "cancel": cancel, "limiter": self.limits.limiter}
-        return provider.stream(self.messages, self.model, **limits, **self.options)  # type: ignore[arg-type]
+        limits = {**self.limits._asdict(), "seconds": None if left is None else max(left, 0.001), "cancel": cancel}
+        if self.live:
+            return provider._put(self._replace(limits=Limits(**limits)))
+        limits["deadline"] = limits.pop("seconds")
+        given = {**limits, **self.settings, "extra_body": self.extra_body, **self.options}
+        return provider.stream(self.messages, self.model, **given)
 
 
 def _as_whole(stream: Callable[S, Pieces]) -> Callable[S, Reply]:
@@ -69,18 +76,47 @@ def _as_whole(stream: Callable[S, Pieces]) -> Callable[S, Reply]:
     return cast(Callable[S, Reply], ask)
 
 
-class _OnClassOrInstance:
+def _as_live(stream: Callable[S, Pieces]) -> Callable[S, LiveReply]:
+    """Makes ``open`` of ``stream``, too."""
+
+    @wraps(stream)
+    def open(*arguments: S.args, **options: S.kwargs) -> LiveReply:
+        provider: Any
+        provider, *others = arguments
+        given = options.get("cancel")
+        token = CancelToken(given if isinstance(given, CancelToken) else None)
+        cancel = {"cancel": token} if given is None or isinstance(given, CancelToken) else {}  # else it is refused
+        start: Callable[..., Any] = stream
+        return LiveReply(start(_Live(provider), *others, **{**options, **cancel}), token)
+
+    open.__doc__ = "Asks, and returns a :class:`LiveReply`, to be read. Arguments and errors are those of ``stream``."
+    open.__name__ = "open"
+    return cast(Callable[S, LiveReply], open)
+
+
+class _Live:
+    """A provider whose questions are answered by events, too."""
+
+    def __init__(self, provider: Provider) -> None:
+        self._provider = provider
+
+    def _put(self, question: Question) -> Parts:
+        """Asks the provider."""
+        return self._provider._put(question._replace(live=True))
+
+
+class _OnClassOrInstance(Generic[S, T]):
     """Binds a function to the instance that it is called on, or else to the class."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[Concatenate[Any, S], T]) -> None:
         self._function = function
         self.__doc__ = function.__doc__
 
-    def __get__(self, instance: Any, owner: type) -> Any:
+    def __get__(self, instance: Any, owner: type) -> Callable[S, T]:
         return MethodType(self._function, owner if instance is None else instance)
 
 
-class Provider:
+class Provider(Configured):
     """A chat service, or rather a server of your own that speaks its protocol.
 
     One instance may be used by any number of threads at once: they share its connections, cookies and
@@ -107,53 +143,19 @@ class Provider:
         InvalidRequest: an argument is wrong.
     """
 
-    name: ClassVar[str] = ""
-    url: ClassVar[str] = ""
-    working: ClassVar[bool] = False
-    default_model: ClassVar[str] = ""
     supports_stream: ClassVar[bool] = True
     supports_message_history: ClassVar[bool] = False
     supports_gpt_35_turbo: ClassVar[bool] = False
     #: What it needs beside an address, in a few words for people.
     needs: ClassVar[str] = "nothing"
+    #: The names of all options that the protocol has; None where servers differ.
+    known_options: frozenset[str] | None = None
     #: Options that make the server send the whole reply at once, where the protocol has them.
     unstreamed: ClassVar[dict[str, Any]] = {}
 
     #: One instance a configuration, for ``create_completion`` on the class, whose callers have nowhere to keep one;
     #: ``dict.setdefault``, which is atomic, gives the same to all threads.
     _shared: ClassVar[dict[Any, Provider]] = {}
-
-    def __init__(
-        self,
-        base_url: str | None = None,
-        *,
-        model: str | None = None,
-        proxy: str | None = None,
-        timeout: float | tuple[float | None, float | None] | None = DEFAULT_TIMEOUT,
-        headers: Mapping[str, str | None] | None = None,
-        verify: bool | str = True,
-        retries: int = 2,
-        pool_size: int = 1000,
-        session: requests.Session | None = None,
-    ) -> None:
-        given = {**locals(), "headers": dict(headers) if headers else None}
-        self._configuration: dict[str, Any] = {name: given[name] for name in given if name not in ("self", "__class__")}
-        found, source = (base_url, "base_url") if base_url else self._url_from_environment()
-        self.base_url: str | None = validation.checked_url(found, source) if found else None
-        self.model = model or self.default_model
-        self._secrets = Redactor()
-        checked = Settings(
-            self.base_url,
-            validation.checked_headers(headers),
-            session,
-            validation.checked_proxy(proxy),
-            validation.checked_timeout(timeout),
-            validation.checked_verify(verify),
-            validation.checked_count(retries, "retries", 0),
-            validation.checked_count(pool_size, "pool_size", 1),
-        )
-        self._secrets.add(*secrets_in_headers(checked.headers), *secrets_in_address(checked.proxy))
-        self._transport = Transport(checked)
 
     # What callers use
 
@@ -165,6 +167,10 @@ class Provider:
         deadline: float | None = None,
         cancel: CancelToken | None = None,
         limiter: Limiter | None = None,
+        timeout: float | tuple[float | None, float | None] | None = None,
+        headers: Mapping[str, str | None] | None = None,
+        retries: int | None = None,
+        extra_body: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Pieces:
         """Asks, and yields the reply's text piece by piece, each as soon as it has arrived.
@@ -179,7 +185,12 @@ class Provider:
             deadline: seconds for the whole reply, counted from the first ``next``.
             cancel: ends it from another thread.
             limiter: what ``ask_many`` slows a whole batch by: it is asked before each retry, and told of each 429.
-            options: the protocol's own, such as ``temperature``; they replace the defaults of its request.
+            timeout: for this question, as in the constructor; None for the provider's own.
+            headers: for this question, beside the provider's; a value of None leaves one out.
+            retries: for this question; None for the provider's own.
+            extra_body: merged into the JSON that is sent, after all else.
+            options: the protocol's own, such as ``temperature``; they replace the defaults of its request. None leaves
+                one out.
 
         Raises:
             InvalidRequest, ProviderNotWorking: at the call.
@@ -190,27 +201,37 @@ class Provider:
         ...     "".join(server.provider("acytoo").stream("Hi")).endswith("Hi")
         True
         """
-        try:
-            self.check_address()
-            validation.checked_seconds(deadline, "deadline")
-            if cancel is not None and not isinstance(cancel, CancelToken):
-                raise InvalidRequest(f"cancel is of type {type(cancel).__name__}, not CancelToken")
-            if self._transport.closed:
-                raise Cancelled("the provider was closed: make a new one")
-            return self._answer(Question(as_list(messages), model, options, Limits(deadline, cancel, limiter)))
-        except ChatError as error:
-            raise self._completed(error) from None
+        limits = Limits(deadline, cancel, limiter)
+        settings = {"timeout": timeout, "headers": headers, "retries": retries}
+        return cast(Pieces, self._put(Question(messages, model, options, limits, settings, extra_body)))  # type: ignore[arg-type]
 
     ask = _as_whole(stream)
+    open = _as_live(stream)
+
+    def models(self) -> list[str]:
+        """Returns the names of the models that the server has.
+
+        Raises:
+            InvalidRequest: the protocol has no list of them.
+            ChatError: those of ``stream``.
+        """
+        exchange = None
+        try:
+            self._check_open()
+            with self._transport.exchange(Limits(), self._transport.settings) as exchange:
+                return self.model_names(exchange)
+        except ChatError as error:
+            raise self._completed(error, exchange) from error.__cause__
 
     @_OnClassOrInstance
     def create_completion(
         target: Any,
+        /,
         model: str | None,
         messages: Messages,
         stream: bool = True,
         proxy: str | None = None,
-        timeout: float | None = None,
+        timeout: float | tuple[float | None, float | None] | None = None,
         **options: Any,
     ) -> Iterator[str]:
         """The call of old g4f code, on the class or on an instance; a generator of ``str``.
@@ -224,12 +245,6 @@ class Provider:
             return provider.stream(messages, model, **options)
         return _whole(provider.stream(messages, model, **{**options, **provider.unstreamed}))
 
-    def check_address(self) -> None:
-        """Raises ProviderNotWorking, with the ways out, if it is not known whom to ask."""
-        if self.base_url is None:
-            ways_out = _NO_ADDRESS.format(cls=type(self).__name__, name=self.name.upper())
-            raise ProviderNotWorking(ways_out, provider=self.name)
-
     def close(self) -> None:
         """Ends what is under way with ``Cancelled``, and closes the connections (not your own session's)."""
         self._transport.close()
@@ -239,18 +254,6 @@ class Provider:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(base_url={self.base_url!r}, model={self.model!r})"
-
-    def __reduce__(self) -> Any:
-        if self._configuration.get("session") is not None:
-            raise TypeError("a provider with a session of the caller's cannot be pickled")
-        return _restored, (type(self), self._full_configuration())
-
-    def _full_configuration(self) -> dict[str, Any]:
-        """The arguments that make another one like it, here or in another process."""
-        return {name: self.base_url if name == "base_url" else value for name, value in self._configuration.items()}
 
     # What a protocol provides
 
@@ -268,10 +271,13 @@ class Provider:
         """
         raise NotImplementedError
 
-    def pieces(self, exchange: Exchange, body: bytes, model: str, metadata: Metadata) -> Generator[str, None, None]:
+    def pieces(
+        self, exchange: Exchange, body: bytes, model: str, metadata: Metadata
+    ) -> Generator[str | Event, None, None]:
         """Asks, and yields the text piece by piece; whatever it opened on the server, it ends in its ``finally``.
 
-        It need not do anything about retries, deadlines, cancelling, web pages, or secrets in errors.
+        It may also yield :class:`Event`, for what is no text. It is called again where a reply was cut off before its
+        first piece. It need not do anything about retries, deadlines, cancelling, web pages, or secrets in errors.
 
         Args:
             exchange: sends requests (``post``), and reads what is answered (``chunks``).
@@ -284,51 +290,87 @@ class Provider:
         """
         raise NotImplementedError
 
-    def credential(self, name: str, given: str | None) -> str | None:
-        """Returns an argument, or else the environment's ``BERLIN_CHAT_<NAME>``; from then on no error shows it.
-
-        Raises:
-            InvalidRequest: it is no ``str``.
-        """
-        self._configuration[name] = given
-        value = given if given is not None else os.environ.get(f"BERLIN_CHAT_{name.upper()}")
-        if value is not None and not isinstance(value, str):
-            raise InvalidRequest(f"{name} is of type {type(value).__name__}, not str")
-        if name != "account":
-            self._secrets.add(value)
-        return value or None
+    def model_names(self, exchange: Exchange) -> list[str]:
+        """Asks for the names of the models; for protocols that have a list of them."""
+        raise InvalidRequest("the protocol has no list of models")
 
     # How the two meet
 
-    def _answer(self, question: Question) -> Pieces:
-        """Answers a question whose arguments were checked. What is overridden by groups of providers."""
-        model = question.model or self.model
-        return self._reply(question, model, _encoded(self.payload(question.messages, model, question.options)))
+    def _put(self, question: Question) -> Parts:
+        """Checks a question, and returns what answers it: all of ``stream``, ``ask`` and ``open`` come here."""
+        try:
+            self._check_open()
+            limits = question.limits
+            validation.checked_seconds(limits.seconds, "deadline")
+            if limits.cancel is not None and not isinstance(limits.cancel, CancelToken):
+                raise InvalidRequest(f"cancel is of type {type(limits.cancel).__name__}, not CancelToken")
+            if not isinstance(question.extra_body, (Mapping, type(None))):
+                raise InvalidRequest(f"extra_body is of type {type(question.extra_body).__name__}, not a mapping")
+            self._transport.settings.changed(**question.settings)
+            return self._answer(question._replace(messages=as_list(question.messages)))
+        except ChatError as error:
+            raise self._completed(error) from None
 
-    def _reply(self, question: Question, model: str, body: bytes) -> Pieces:
+    def _check_open(self) -> None:
+        if self.base_url is None:
+            self.check_address()
+        if self._transport.closed:
+            raise Cancelled("the provider was closed: make a new one")
+
+    def _answer(self, question: Question) -> Parts:
+        """Answers a question whose arguments were checked. What is overridden by groups of providers."""
+        if self.known_options is not None:
+            validation.checked_options(question.options, self.known_options)
+        model = question.model or self.model
+        payload = _without_none(self.payload(question.messages, model, question.options), question.options)
+        body = _encoded({**payload, **(question.extra_body or {})})
+        return self._reply(question, self._transport.settings.changed(**question.settings), model, body)
+
+    def _reply(self, question: Question, settings: Settings, model: str, body: bytes) -> Parts:
         started = monotonic()
+        first: float | None = None
         received: list[str] = []
         keep = received.append
-        metadata = Metadata()
-        with self._transport.exchange(question.limits) as exchange:
+        with self._transport.exchange(question.limits, settings) as exchange:
             try:
                 exchange.check()
-                with closing(self.pieces(exchange, body, model, metadata)) as pieces:
-                    for piece in pieces:
-                        keep(piece)
-                        yield piece
+                begun, parts, metadata = self._begun(exchange, body, model, question.live)
+                with closing(parts):
+                    if question.live:
+                        while begun and isinstance(begun[0], Event):
+                            yield begun.pop()
+                            begun.extend(islice(parts, 1))
+                    first = monotonic() - started if begun else None
+                    for part in chain(begun, parts):
+                        if part.__class__ is str:
+                            keep(part)
+                            yield part
+                        elif question.live:
+                            yield part
             except ChatError as error:
                 self._completed(error, exchange, "".join(received))
                 raise
-        return Reply(
-            "".join(received),
-            provider=self.name,
-            model=metadata.model or model,
-            finish_reason=metadata.finish_reason,
-            usage=metadata.usage,
-            seconds=monotonic() - started,
-            attempts=exchange.attempts,
-        )
+        facts = {"provider": self.name, "model": model, "headers": exchange.headers, "attempts": exchange.attempts}
+        times = {"seconds": monotonic() - started, "first_piece_seconds": first}
+        reply = Reply("".join(received), **{**facts, **vars(metadata), **times})
+        _report(reply, len(received))
+        return reply
+
+    def _begun(
+        self, exchange: Exchange, body: bytes, model: str, live: bool
+    ) -> tuple[list[str | Event], Generator[str | Event, None, None], Metadata]:
+        """Asks, and again where the reply is cut off before its first piece, which is returned with what follows."""
+
+        def begin() -> tuple[list[str | Event], Generator[str | Event, None, None], Metadata]:
+            metadata = Metadata()
+            parts = self.pieces(exchange, body, model, metadata)
+            first = next((part for part in parts if live or part.__class__ is str), None)
+            return [] if first is None else [first], parts, metadata
+
+        def fleeting(error: BaseException) -> bool:
+            return isinstance(error, StreamInterrupted) and exchange.attempts <= exchange.settings.retries
+
+        return exchange.retried(begin, fleeting)
 
     def _completed(self, error: ChatError, exchange: Exchange | None = None, partial: str = "") -> ChatError:
         """The one door for errors: adds what a part below could not know, and takes out what is secret."""
@@ -337,22 +379,11 @@ class Provider:
         if exchange is not None:
             error.partial = partial
             error.attempts = exchange.attempts
-        kept = [cookie.value or "" for cookie in self._transport.session.cookies]
-        self._secrets.clean(error, [*kept, *secrets_in_cookies(self._transport.cookies)])
+        self._transport.clean(error, exchange.settings.headers if exchange else {})
         return error
 
-    def _url_from_environment(self) -> tuple[str | None, str]:
-        for variable in (f"BERLIN_CHAT_{self.name.upper()}_URL", "BERLIN_CHAT_URL"):
-            if value := os.environ.get(variable):
-                return value, variable
-        return (self.url, "url") if self.working else (None, "")
 
-
-def _restored(cls: type[Provider], configuration: dict[str, Any]) -> Provider:
-    return cls(**configuration)
-
-
-def _configured(target: Any, proxy: str | None, timeout: float | None, options: dict[str, Any]) -> Provider:
+def _configured(target: Any, proxy: str | None, timeout: Any, options: dict[str, Any]) -> Provider:
     """The provider for a call of ``create_completion``; takes the constructor's arguments out of ``options``."""
     given = {name: value for name, value in (("proxy", proxy), ("timeout", timeout)) if value is not None}
     if not given and isinstance(target, Provider):
@@ -376,13 +407,36 @@ def _configured(target: Any, proxy: str | None, timeout: float | None, options: 
         raise InvalidRequest(f"make a {cls.__name__} first: on the class, create_completion is for single providers")
     # What stands for the same: the environment's part of the configuration included.
     environment = tuple(sorted(item for item in os.environ.items() if item[0].startswith("BERLIN_CHAT_")))
-    identity = (cls, repr(sorted(provider._full_configuration().items())), environment)
+    identity = (cls, repr(sorted(provider.full_configuration().items())), environment)
     return Provider._shared.setdefault(identity, provider)
 
 
 def _whole(pieces: Iterator[str]) -> Iterator[str]:
     if text := "".join(pieces):
         yield text
+
+
+def _without_none(payload: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """The payload without the keys of options that are None, wherever the protocol has put them."""
+    left_out = {name for name, value in options.items() if value is None}
+    if not left_out:
+        return payload
+    inner = {
+        key: _without_none(value, options) if isinstance(value, dict) and key not in options else value
+        for key, value in payload.items()
+    }
+    return {key: value for key, value in inner.items() if key not in left_out or value is not None}
+
+
+def _report(reply: Reply, pieces: int) -> None:
+    """One line a reply."""
+    first = (
+        "no text" if reply.first_piece_seconds is None else f"the first piece after {reply.first_piece_seconds:.2f} s"
+    )
+    log.info(
+        "%s (%s) replied at attempt %d: %s, %d pieces in %.2f s, usage %s, finish reason %s.",
+        *(reply.provider, reply.model, reply.attempts, first, pieces, reply.seconds, reply.usage, reply.finish_reason),
+    )
 
 
 def _encoded(payload: dict[str, Any]) -> bytes:

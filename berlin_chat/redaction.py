@@ -6,6 +6,7 @@ import re
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
+from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies
 
@@ -21,10 +22,15 @@ _KEPT = 100
 _ENTITIES = {'"': "quot", "&": "amp", "'": "apos", "<": "lt", ">": "gt"}
 
 
+def is_secret(name: str, value: str) -> bool:
+    """Whether a header's or a field's value is a secret, by its name."""
+    return bool(value and _SECRET_HEADER.search(name))
+
+
 def secrets_in_headers(headers: Mapping[str, str | None]) -> Iterator[str]:
     """Yields the values of headers such as ``Authorization`` and ``X-Api-Key``, with and without ``Bearer``."""
     for name, value in headers.items():
-        if value and _SECRET_HEADER.search(name):
+        if value and is_secret(name, value):
             yield value
             yield value.rpartition(" ")[2]
             if name.lower() == "cookie":
@@ -46,6 +52,14 @@ def secrets_in_address(address: str | None) -> Iterator[str]:
     if parts.password:
         user, password = unquote(parts.username or ""), unquote(parts.password)
         yield from (parts.password, password, b64encode(f"{user}:{password}".encode()).decode())
+
+
+def secrets_in_fields(value: Any) -> Iterator[str]:
+    """Yields the texts in what JSON can hold; not the shortest, which any error may show."""
+    if isinstance(value, str) and len(value) >= _TELLING:
+        yield value
+    elif isinstance(value, (dict, list)):
+        yield from chain.from_iterable(map(secrets_in_fields, value.values() if isinstance(value, dict) else value))
 
 
 class Redactor:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -54,14 +55,13 @@ def checked_headers(headers: Mapping[str, str | None] | None) -> dict[str, str |
     return dict(headers or {})
 
 
-def checked_header(value: Any, source: str) -> None:
-    """Looks whether it can be the value of a header."""
-    if value is None:
-        return
-    if not isinstance(value, str):
+def checked_header(value: Any, source: str) -> str | None:
+    """Returns what can be the value of a header, or None."""
+    if value is not None and not isinstance(value, str):
         raise InvalidRequest(f"{source} is of type {type(value).__name__}, not str")
-    if not value.isascii() or not value.isprintable() or value != value.strip():
+    if value is not None and not (value.isascii() and value.isprintable() and value == value.strip()):
         raise InvalidRequest(f"{source} holds a line break, a space at its end, or a character beyond ASCII")
+    return value
 
 
 def checked_timeout(timeout: Any) -> Timeout:
@@ -93,6 +93,25 @@ def checked_seconds(seconds: Any, source: str) -> None:
     """Looks whether it is positive seconds or None."""
     if seconds is not None and not _is_positive(seconds):
         raise InvalidRequest(f"{source} must be positive seconds, or None")
+
+
+def checked_options(options: Mapping[str, Any], known: Collection[str]) -> None:
+    """Looks whether a protocol has all options of a question."""
+    if unknown := sorted(set(options).difference(known)):
+        raise InvalidRequest(f"the protocol has no option {unknown[0]!r}: it has {', '.join(sorted(known))}")
+
+
+def checked_fields(fields: Any, source: str, taken: Collection[str]) -> dict[str, Any]:
+    """Returns a copy of further fields of a JSON object, which has those that are ``taken`` already; None for none."""
+    fields = {} if fields is None else fields
+    if not isinstance(fields, Mapping) or not all(isinstance(name, str) for name in fields):
+        raise InvalidRequest(f"{source} must be a mapping of str to what JSON can hold")
+    if both := sorted(set(fields).intersection(taken)):
+        raise InvalidRequest(f"{source} holds {both[0]!r}: give {both[0]}=")
+    try:
+        return dict(json.loads(json.dumps(dict(fields), allow_nan=False)))
+    except (TypeError, ValueError, RecursionError):  # its text may show a value
+        raise InvalidRequest(f"{source} holds what JSON cannot") from None
 
 
 def _is_positive(number: Any) -> bool:

@@ -24,6 +24,7 @@ from berlin_chat import (
     Balance,
     Cancelled,
     CancelToken,
+    ChatError,
     Fallback,
     InvalidRequest,
     StreamInterrupted,
@@ -160,6 +161,13 @@ def test_a_question_moves_on_until_its_first_piece_has_arrived(serve: Serve) -> 
     balance = Balance([unanswered(), serve(YLOKH, refuse(500)).provider, good.provider])
     reply = balance.ask("q")
     assert (reply, reply.provider) == ("q", "h2o")
+
+
+def test_a_live_reply_moves_on_too_and_the_log_says_so(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    balance = Balance([serve(YLOKH, refuse(500)).provider, serve(YLOKH, repeating(YLOKH)).provider])
+    with balance.open("q") as live:
+        assert [event.text for event in live.events()] == ["q"]
+    assert "Another provider is asked" in caplog.text
 
 
 def test_after_the_first_piece_nobody_else_is_asked_and_the_one_that_broke_off_rests(
@@ -384,19 +392,26 @@ def test_a_child_of_a_fork_starts_afresh_although_the_lock_was_held(serve: Serve
 
 
 class OneAtATime:
-    """A model that answers one question after the other, each in so many seconds."""
+    """A model that answers one question after the other, each in so many seconds; it can be stopped between two."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self.answered: list[float] = []
-        self._lock = threading.Lock()
+        self.answered: dict[str, float] = {}  # the moments
+        self.goes_on = threading.Event()
+        self.goes_on.set()
+        self.is_dead = False
+        self.lock = threading.Lock()
         self._never = threading.Event()
 
     def stream(self, messages: Any, model: str | None = None, **options: Any) -> Iterator[str]:
-        with self._lock:
+        prompt = str(messages[-1]["content"])
+        assert self.goes_on.wait(PATIENCE)
+        with self.lock:
+            if self.is_dead:
+                raise ChatError("it was killed")
             self._never.wait(self.seconds)
-            self.answered.append(time.monotonic())
-        yield str(messages[-1]["content"])
+            self.answered[prompt] = time.monotonic()
+        yield prompt
 
 
 SPEEDS = [0.02, 0.04, 0.08, 0.16]
@@ -413,17 +428,12 @@ def test_four_servers_of_different_speed_share_the_load_near_the_best_split() ->
         balance = stack.enter_context(Balance([server.provider("ylokh", retries=0) for server in servers]))
         answers = list(ask_many(balance, prompts(count), max_workers=12, ordered=False))
     assert sorted(str(answer.reply) for answer in answers) == sorted(prompts(count))
-    # By what each has really done in a second while all of them were at work.
-    begin, end = max(model.answered[0] for model in models), min(model.answered[-1] for model in models)
-    speeds = [
-        1 / (sum(later - earlier for earlier, later in pairwise(model.answered)) / (len(model.answered) - 1))
-        for model in models
-    ]
-    shares = [sum(begin <= moment <= end for moment in model.answered) / count for model in models]
+    moments = [list(model.answered.values()) for model in models]
+    # By what each can really do on this machine: its shortest times but one in ten.
+    speeds = [1 / sorted(later - earlier for earlier, later in pairwise(one))[len(one) // 10] for one in moments]
     best = [speed / sum(speeds) for speed in speeds]
-    assert sum(abs(share / sum(shares) - good) for share, good in zip(shares, best, strict=True)) / 2 < 0.1
-    took = max(model.answered[-1] for model in models) - min(model.answered[0] for model in models)
-    assert took < 1.15 * count / sum(speeds) + 0.5
+    shares = [len(one) / count for one in moments]
+    assert sum(abs(share - good) for share, good in zip(shares, best, strict=True)) / 2 < 0.1, (shares, best)
 
 
 def test_one_of_four_is_killed_and_comes_back_and_nothing_is_lost() -> None:
@@ -439,11 +449,18 @@ def test_one_of_four_is_killed_and_comes_back_and_nothing_is_lost() -> None:
         for answer in ask_many(balance, prompts(count), max_workers=12, ordered=False):
             replies[str(answer.reply if answer.error is None else answer.error)] += 1
             if replies.total() == 100:
-                with victim._lock:  # none of its replies is half sent
+                victim.goes_on.clear()
+            if not victim.goes_on.is_set():
+                with victim.lock:
+                    victim.is_dead = replies.keys() >= victim.answered.keys()  # none of its replies is half sent
+                if victim.is_dead:
+                    victim.goes_on.set()
                     first.close()
                     gone = len(victim.answered)
-            if replies.total() == 150:
+                    back_at = replies.total() + 50
+            if victim.is_dead and replies.total() == back_at:
+                victim.is_dead = False
                 stack.enter_context(LocalServer(port=port, upstream=victim))
     assert replies == Counter(prompts(count)), "a question was lost, or has failed"
     assert gone >= 40
-    assert len(victim.answered) - gone > 0.25 * (count - 250), "it has not come back"
+    assert len(victim.answered) - gone > 0.25 * (count - back_at - 100), "it has not come back"

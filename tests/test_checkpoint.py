@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from requests.structures import CaseInsensitiveDict
 
-from berlin_chat import Answer, Fallback, InvalidRequest, Provider, Reply, Ylokh, ask_many
+from berlin_chat import Answer, Fallback, InvalidRequest, Provider, Reply, ToolCall, Ylokh, ask_many
 from berlin_chat.batch.answers import REPLY_FIELDS
 from berlin_chat.batch.checkpoint import Checkpoint
 from berlin_chat.batch.keys import Asked
+from berlin_chat.reply import Facts
 from test_pool import prompt_of, prompts, repeating
 from wire import PATIENCE, YLOKH, Connection, Recorded, Wire
 
@@ -51,7 +53,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 def test_each_answer_is_one_json_object_a_line(provider: Provider, path: Path) -> None:
     answers = list(ask_many(provider, ["q0", [{"role": "user", "content": "q1 ы\n"}]], checkpoint=path))
     first, second = sorted(lines(path), key=lambda line: int(line["index"]))
-    assert {name: value for name, value in first.items() if name != "asked"} == {
+    expected = {
         "index": 0,
         "prompt": "q0",
         "reply": "q0",
@@ -62,6 +64,8 @@ def test_each_answer_is_one_json_object_a_line(provider: Provider, path: Path) -
         "seconds": answers[0].reply.seconds,  # type: ignore[union-attr]
         "attempts": 1,
     }
+    assert {name: value for name, value in first.items() if name in expected} == expected
+    assert first.keys() - {"asked"} == {"index", "prompt", "reply", *REPLY_FIELDS}
     assert second["prompt"] == [{"role": "user", "content": "q1 ы\n"}]
     (asked,) = (line["asked"] for line in (first, second) if "asked" in line)
     model = Ylokh.default_model
@@ -470,15 +474,30 @@ def test_what_a_reply_knows_comes_back(path: Path) -> None:
         "usage": {"total_tokens": 3, "details": {"cached": 1}},
         "seconds": 0.25,
         "attempts": 3,
+        "first_piece_seconds": 0.125,
+        "tool_calls": (ToolCall("call_1", "weather", '{"city": "Berlin"}', {"signature": "s"}), ToolCall("", "f", "{")),
+        "reasoning": "because",
+        "refusal": "no",
+        "logprobs": {"content": [{"token": "a", "logprob": -0.5}]},
+        "citations": ["http://a.example"],
+        "annotations": [{"type": "url_citation"}],
+        "id": "chatcmpl-1",
+        "headers": CaseInsensitiveDict({"X-Request-Id": "r-1", "X-RateLimit-Remaining-Tokens": "7"}),
     }
+    cookie = {"Set-Cookie": "session=sesame"}
+    reply = Reply("half \ud83d of a pair", **{**known, "headers": CaseInsensitiveDict({**known["headers"], **cookie})})
     with Checkpoint(path) as checkpoint:
-        checkpoint.record(Answer(0, "q0", Reply("half \ud83d of a pair", **known), None, 0.3, 3))
+        checkpoint.record(Answer(0, "q0", reply, None, 0.3, 3))
+    assert "sesame" not in path.read_text()
     with Checkpoint(path) as checkpoint:
         found = checkpoint.find(Asked(0, "q0"))
     assert found is not None
     assert found.reply == "half \ud83d of a pair"
-    assert vars(found.reply) == known == {name: known[name] for name in REPLY_FIELDS}
-    assert vars(Reply()).keys() == REPLY_FIELDS.keys(), "a checkpoint would lose what a reply knows"
+    assert vars(found.reply) == known
+    assert found.reply.headers["x-request-id"] == "r-1"
+    assert known.keys() == REPLY_FIELDS.keys()
+    named = {*Facts.__annotations__, *Reply.__annotations__}
+    assert REPLY_FIELDS.keys() == named, "a checkpoint would lose what a reply knows"
 
 
 # One writer

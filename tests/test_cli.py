@@ -25,7 +25,7 @@ from wire import BERLIN, H2O, PATIENCE, YLOKH, Chunked, Connection, Recorded, Sp
 
 ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "berlin_chat"]
-NAMES = ["berlin", "ylokh", "h2o", "acytoo"]
+NAMES = ["berlin", "ylokh", "h2o", "acytoo", "openai"]
 #: What Berlin's login needs; a server without a password takes any.
 ACCOUNT = {"BERLIN_CHAT_ACCOUNT": "me", "BERLIN_CHAT_PASSWORD": "hunter2-secret"}
 NOTICE = "berlin-chat: no address is configured, so this process answers itself"
@@ -342,7 +342,7 @@ def test_the_timeout_ends_a_silent_server(wire: Wire) -> None:
 
 def test_the_address_is_the_option_then_the_providers_variable_then_the_common_one(wire: Wire) -> None:
     for place in ("option", "own", "common"):
-        wire.on("POST", f"/{place}/v1/chat/completions", speak(YLOKH, [place]))
+        wire.on("POST", rf"/{place}(?:/v1)?/chat/completions", speak(YLOKH, [place]))
     variables: dict[str, str] = {"BERLIN_CHAT_URL": f"{wire.url}/common"}
     assert run("ask", "-p", "ylokh", "Hi", **variables) == Ran(0, "common\n", "")
     variables["BERLIN_CHAT_YLOKH_URL"] = f"{wire.url}/own"
@@ -710,7 +710,7 @@ def test_the_table_shows_what_each_provider_needs_a_line_each() -> None:
 def test_the_table_shows_the_addresses_in_use() -> None:
     rows = table(BERLIN_CHAT_URL="http://[fe80::1]:8080", BERLIN_CHAT_H2O_URL="http://127.0.0.1:3000/")
     common = ["http://[fe80::1]:8080", "yes"]
-    assert [row[1:3] for row in rows] == [common, common, ["http://127.0.0.1:3000", "yes"], common]
+    assert [row[1:3] for row in rows] == [common, common, ["http://127.0.0.1:3000", "yes"], common, common]
 
 
 # serve
@@ -794,6 +794,7 @@ def test_serve_says_what_its_upstream_says(wire: Wire) -> None:
     assert ran.code == 1
     assert "no such key" in ran.complaint
     assert wire.requests[0].header("Authorization") == "Bearer key-secret"
+    assert "allow_fallback" not in wire.requests[0].json, "a server need not know it"
 
 
 # Help

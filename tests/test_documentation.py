@@ -8,25 +8,45 @@ import doctest
 import importlib
 import inspect
 import itertools
+import json
+import logging
 import os
 import pkgutil
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import berlin_chat
-from berlin_chat import Acytoo, Balance, Berlin, ChatError, Fallback, H2o, Provider, Race, Ylokh
+from berlin_chat import (
+    Acytoo,
+    Balance,
+    Berlin,
+    ChatError,
+    Fallback,
+    H2o,
+    InvalidRequest,
+    OpenAICompatible,
+    Provider,
+    Race,
+    StreamInterrupted,
+    Ylokh,
+)
 from berlin_chat.groups.group import Group
+from berlin_chat.messages import as_list
 from berlin_chat.server import LocalServer
-from wire import Wire
+from model_server import ModelServer
+from wire import SPEECHES, Wire
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 PACKAGE = Path(berlin_chat.__file__).parent
+FIVE = (OpenAICompatible, Ylokh, Berlin, H2o, Acytoo)
 #: How long an example may take in a process of its own, in seconds.
 RUNNING = 60.0
 MODULES = [
@@ -49,8 +69,26 @@ def readme_blocks() -> list[tuple[int, str]]:
     ]
 
 
-#: The addresses of other people's servers in the README, for which one of ours stands in.
-DOCUMENTED = re.compile(r"http://127\.0\.0\.1:(11434|8080|3000|8090)\b")
+#: The addresses of other people's servers in the README, for which one of ours stands in: model servers, one that never
+#: says why a reply ends, and those of the four other protocols.
+MODELS = re.compile(r"http://127\.0\.0\.1:11434\b|https://my-resource\.openai\.azure\.com\b")
+WITHOUT_REASON = re.compile(r"http://127\.0\.0\.1:5000\b")
+OTHERS = re.compile(r"http://127\.0\.0\.1:(8080|3000|8090)\b")
+
+
+@pytest.fixture
+def models() -> Iterator[ModelServer]:
+    with ModelServer() as server:
+        yield server
+    assert not server.faults, f"the server's script failed: {server.faults!r}"
+
+
+@pytest.fixture
+def answered(models: ModelServer) -> Iterator[Callable[[str], str]]:
+    """Puts the addresses of servers that are there into an example."""
+    with LocalServer() as others, ModelServer(says_why=False) as terse:
+        yield lambda code: OTHERS.sub(others.url, WITHOUT_REASON.sub(terse.url, MODELS.sub(models.url, code)))
+
 
 each_block = pytest.mark.parametrize(
     ("line", "block"), [pytest.param(*found, id=f"line {found[0]}") for found in readme_blocks()]
@@ -59,12 +97,18 @@ each_block = pytest.mark.parametrize(
 
 @each_block
 def test_the_examples_of_the_readme_run(
-    line: int, block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    line: int,
+    block: str,
+    answered: Callable[[str], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with LocalServer() as server:
-        code = DOCUMENTED.sub(server.url, block)
-        exec(compile("\n" * (line - 1) + code, str(README), "exec"), {"__name__": "__main__"})
+    try:
+        exec(compile("\n" * (line - 1) + answered(block), str(README), "exec"), {"__name__": "__main__"})
+    finally:
+        logging.getLogger("berlin_chat").setLevel(logging.NOTSET)
 
 
 #: The ``sitecustomize`` of each example, and of each process that it starts: they reach this machine only.
@@ -104,10 +148,9 @@ def run_script(code: str, folder: Path, environment: dict[str, str]) -> tuple[in
 
 @each_block
 def test_each_example_of_the_readme_runs_as_a_script(
-    line: int, block: str, tmp_path: Path, environment: dict[str, str]
+    line: int, block: str, answered: Callable[[str], str], tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    with LocalServer() as server:
-        code, output, errors = run_script(DOCUMENTED.sub(server.url, block), tmp_path, environment)
+    code, output, errors = run_script(answered(block), tmp_path, environment)
     assert code == 0, f"README.md, line {line}:\n{errors}"
     # Dask has its say about how its workers end.
     assert "dask" in block or not errors, f"README.md, line {line}:\n{errors}"
@@ -161,28 +204,191 @@ def test_the_readme_names_the_packages_that_an_example_needs(line: int, block: s
         assert needed in section, f"README.md, line {line}: the text does not name {needed}"
 
 
+def example(word: str) -> str:
+    """The README's one Python block that holds it."""
+    (block,) = (block for _, block in readme_blocks() if word in block)
+    return block
+
+
+def test_the_readmes_first_example_asks_a_model_server_and_needs_none(answered: Callable[[str], str]) -> None:
+    _, first = readme_blocks()[0]
+    assert "OpenAICompatible(" in first
+    assert answered(first) == first
+
+
+def test_the_readmes_tools_make_a_round_trip(
+    models: ModelServer, answered: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    exec(answered(example("tool_calls")), {})
+    assert capsys.readouterr().out == "rain in Berlin and rain in Rome\n"
+    first, second = models.questions()
+    assert first["tools"] == second["tools"]
+    asked, called, *results = second["messages"]
+    assert [asked] == first["messages"]
+    assert [call["function"]["arguments"] for call in called["tool_calls"]] == ['{"city":"Berlin"}', '{"city":"Rome"}']
+    assert [result["tool_call_id"] for result in results] == [call["id"] for call in called["tool_calls"]]
+
+
+def test_the_readmes_example_of_open_shows_all_that_comes(
+    answered: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    exec(answered(example("live.events()")), {})
+    *events, end = capsys.readouterr().out.splitlines()
+    assert [event.split()[0] for event in events] == ["reasoning", "reasoning", "text", "text"]
+    assert end.startswith("stop {")
+
+
+def test_the_readmes_settings_for_one_question_arrive(models: ModelServer, answered: Callable[[str], str]) -> None:
+    exec(answered(example("extra_body=")), {})
+    (request,) = models.asked("POST", ".*")
+    assert request.header("X-Request-Id") == "42"
+    assert request.json.keys() == {"messages", "model", "stream", "seed", "top_k"}
+
+
+def test_the_readmes_question_reaches_azure(models: ModelServer, answered: Callable[[str], str]) -> None:
+    exec(answered(example("azure")), {})
+    (request,) = models.asked("POST", ".*")
+    assert request.path == "/openai/deployments/my-deployment/chat/completions?api-version=2024-10-21"
+    assert request.header("api-key") == "secret"
+
+
+def test_the_readmes_example_of_end_needs_it(answered: Callable[[str], str]) -> None:
+    code = answered(example('end="done"'))
+    exec(code, {})
+    with pytest.raises(StreamInterrupted, match='end="done"'):
+        exec(code.replace(', end="done"', ""), {})
+
+
 def test_the_readmes_own_provider_works(wire: Wire) -> None:
-    (block,) = (code for _, code in readme_blocks() if "class Plain" in code)
     namespace: dict[str, type[Provider]] = {}
-    exec(block, namespace)
+    exec(example("class Plain"), namespace)
     wire.on("POST", "/say", lambda request, connection: connection.respond(200, request.json["prompt"].encode()))
     with namespace["Plain"](base_url=wire.url) as provider:
         assert provider.ask("Hello!") == "Hello!"
 
 
 def test_the_readmes_own_provider_is_short() -> None:
-    (block,) = (code for _, code in readme_blocks() if "class Plain" in code)
-    assert len(block.splitlines()) <= 15
+    assert len(example("class Plain").splitlines()) <= 15
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The cells of the README's table whose first row begins so, that row included."""
+    table = re.search(rf"^\| {heading} \|.*\n(?:\|.*\n)+", README.read_text(encoding="utf-8"), re.MULTILINE)
+    assert table is not None
+    first, _, *others = table[0].splitlines()
+    return [[cell.strip() for cell in row[1:-1].split("|")] for row in (first, *others)]
+
+
+def kept(heading: str) -> dict[tuple[str, str], str]:
+    """What one of the tables of what each provider keeps says, by class and thing."""
+    (_, *classes), *others = rows(heading)
+    return {
+        (name, what): cell
+        for what, *cells in others
+        for named, cell in zip(classes, cells, strict=True)
+        for name in re.findall("`(.+?)`", named)
+    }
+
+
+#: For each of the README's words about messages: such messages, and the one prompt of protocols that have one.
+GIVEN: dict[str, list[tuple[list[dict[str, Any]], str]]] = {
+    "text": [([{"role": "user", "content": "a"}], "a")],
+    "several messages and their roles": [
+        ([{"role": "system", "content": "a"}, {"role": "user", "content": "b"}], "System: a\nUser: b\nAssistant:")
+    ],
+    "several parts of text": [
+        ([{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}], "ab")
+    ],
+    "images, audio, files": [
+        ([{"role": "user", "content": [{"type": kind, kind: {}}]}], "") for kind in ("image_url", "input_audio", "file")
+    ],
+    "calls of tools": [
+        ([{"role": "assistant", "content": content, "tool_calls": [{"id": "1"}]}], "") for content in (None, "I look.")
+    ],
+    "the answers of tools": [
+        (
+            [{"role": "user", "content": "a"}, {"role": "tool", "tool_call_id": "1", "content": "b"}],
+            "User: a\nTool: b\nAssistant:",
+        )
+    ],
+    "other keys of a message": [([{"role": "user", "content": "a", "name": "me"}], "a")],
+}
+
+
+def test_the_readme_says_what_each_provider_keeps_of_a_message() -> None:
+    described = kept("of a message")
+    assert described.keys() == {(cls.__name__, what) for cls in FIVE for what in GIVEN}
+    for (name, what), cell in described.items():
+        provider = getattr(berlin_chat, name)(**({"account": "me", "password": "x"} if name == "Berlin" else {}))
+        for messages, prompt in GIVEN[what]:
+            if cell == "refused":
+                with pytest.raises(InvalidRequest):
+                    provider.payload(as_list(messages), "m", {})
+                continue
+            sent = provider.payload(as_list(messages), "m", {})
+            if "messages" in sent:
+                assert cell in ("as it is", "as they are", "joined"), (name, what)
+                joined = [{**messages[0], "content": prompt}]
+                assert sent["messages"] == (joined if cell == "joined" else messages), (name, what)
+            else:
+                assert sent.get("prompt", sent.get("inputs")) == prompt, (name, what)
+                assert cell != "as they are", (name, what)
+
+
+#: A reply that has all there is.
+EVERYTHING = {
+    "id": "1",
+    "model": "m-1",
+    "usage": {"total_tokens": 1},
+    "citations": ["http://a.example"],
+    "choices": [
+        {
+            "finish_reason": "stop",
+            "logprobs": {"content": [{"token": "x", "logprob": 0.0}]},
+            "delta": {
+                "content": "x",
+                "reasoning": "r",
+                "refusal": "n",
+                "annotations": [{"type": "url_citation"}],
+                "tool_calls": [{"index": 0, "id": "1", "function": {"name": "f", "arguments": "{}"}}],
+            },
+        }
+    ],
+}
+
+
+#: What cells mean that say neither yes nor no.
+MEANT = {"as the server says": "m-1", "the one that was asked for": "asked", "`gpt-3.5-turbo`": "gpt-3.5-turbo"}
+
+
+@pytest.mark.parametrize("cls", FIVE)
+def test_the_readme_says_what_each_provider_keeps_of_a_reply(
+    cls: type[Provider], provider_for: Callable[..., Provider], wire: Wire
+) -> None:
+    (speech,) = (speech for speech in SPEECHES if speech.name == cls.name)
+    events = [b"data: " + json.dumps(EVERYTHING).encode() + b"\n\ndata: [DONE]\n\n"]
+    body = b"".join(events if issubclass(cls, OpenAICompatible) else speech.parts(["x"]))
+    provider = provider_for(
+        speech, lambda request, connection: connection.respond(200, body, {"Content-Type": speech.kind}), model="asked"
+    )
+    wire.on("GET", "/v1/models", lambda request, connection: connection.respond(200, {"data": [{"id": "m-1"}]}))
+    reply = provider.ask("Hi")
+    described = {what: cell for (name, what), cell in kept("of a reply").items() if name == cls.__name__}
+    with nullcontext() if described.pop("`models()`") == "yes" else pytest.raises(InvalidRequest):
+        assert provider.models() == ["m-1"]
+    assert described.pop("text") == "yes"
+    assert reply == "x"
+    for what, cell in described.items():
+        for name in re.findall("`(.+?)`", what):
+            found = getattr(reply, name)
+            assert found == MEANT[cell] if cell in MEANT else bool(found) == (cell == "yes"), name
 
 
 def described_arguments() -> dict[tuple[str, str], str]:
     """The README's table of arguments: the default, by class and argument."""
-    table = re.search(r"^\| argument \| class \|.*\n(?:\|.*\n)+", README.read_text(encoding="utf-8"), re.MULTILINE)
-    assert table is not None
     found = {}
-    for row in table[0].splitlines()[2:]:
-        arguments, classes, default, _ = re.split(r" \| ", row.strip("| "), maxsplit=3)
-        classes = classes.replace("all four", "`Berlin`, `Ylokh`, `H2o`, `Acytoo`")
+    for arguments, classes, default, _ in rows(r"argument \| class")[1:]:
+        classes = classes.replace("all five", "`OpenAICompatible`, `Ylokh`, `Berlin`, `H2o`, `Acytoo`")
         for name, argument in itertools.product(re.findall("`(.+?)`", classes), re.findall("`(.+?)`", arguments)):
             found[name, argument] = default.strip("`")
     return found
@@ -190,9 +396,9 @@ def described_arguments() -> dict[tuple[str, str], str]:
 
 def test_the_readme_describes_every_argument_of_every_provider() -> None:
     actual = {}
-    for cls in (Berlin, Ylokh, H2o, Acytoo, Balance, Fallback, Race):
-        bases = (cls,) if issubclass(cls, Group) else (cls, Provider)
-        for parameters in (inspect.signature(base.__init__).parameters for base in bases):
+    for cls in (*FIVE, Balance, Fallback, Race):
+        bases = (cls,) if issubclass(cls, Group) else cls.__mro__[-2::-1]
+        for parameters in (inspect.signature(base.__init__).parameters for base in bases if "__init__" in vars(base)):
             for name, parameter in list(parameters.items())[1:]:
                 if parameter.kind is not parameter.VAR_KEYWORD:
                     actual[cls.__name__, name] = parameter.default
@@ -205,6 +411,19 @@ def test_the_readme_describes_every_argument_of_every_provider() -> None:
             assert actual[argument] is inspect.Parameter.empty, argument
         else:
             assert not actual[argument], argument
+
+
+def test_the_readme_describes_every_argument_of_a_question() -> None:
+    described = {name.strip("`"): default.strip("`") for name, default, _ in rows("argument \\| default")[1:]}
+    assert described.pop("any other") == ""
+    parameters = dict(inspect.signature(Provider.stream).parameters)
+    for left_out in ("self", "limiter", "options"):  # ask_many gives the limiter
+        del parameters[left_out]
+    assert list(described) == list(parameters)
+    for name, parameter in parameters.items():
+        needed = parameter.default is parameter.empty
+        assert described[name] == ("must be given" if needed else repr(parameter.default)), name
+        assert (parameter.kind is parameter.KEYWORD_ONLY) == (name not in ("messages", "model")), name
 
 
 def test_the_readme_names_every_error() -> None:
@@ -254,5 +473,9 @@ def test_the_protocols_are_installed_with_the_package() -> None:
 
 
 def test_the_readme_links_to_what_exists() -> None:
-    for target in re.findall(r"\]\(([^)#:]+)\)", README.read_text(encoding="utf-8")):
+    text = README.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (ROOT / target).exists(), f"README.md links to {target}"
+    headings = {re.sub(r"[^a-z -]", "", name.lower()).replace(" ", "-") for name in re.findall("^#+ (.+)$", text, re.M)}
+    for target in re.findall(r"\]\(#([^)]+)\)", text):
+        assert target in headings, f"README.md links to #{target}"

@@ -189,7 +189,6 @@ def test_a_web_page_is_a_protocol_error(kind: str, speech: Speech, provider_for:
         (BERLIN, b'{"content": "a\n{"content": "b"}\n'),
         (YLOKH, b"data: {broken\n\n"),
         (YLOKH, b"data: 5\n\n"),
-        (YLOKH, b'data: {"id": 1}\n\n'),
         (YLOKH, b'data: {"choices": [{"delta": {"content": 5}}]}\n\n'),
         (H2O, b"data: {broken\n\n"),
         (H2O, b'data: {"generated_text": null}\n\n'),
@@ -199,6 +198,13 @@ def test_a_web_page_is_a_protocol_error(kind: str, speech: Speech, provider_for:
 def test_broken_json_and_missing_fields_are_protocol_errors(speech: Speech, body: bytes, provider_for: Make) -> None:
     error = failing(provider_for(speech, responding(200, body, {"Content-Type": speech.kind})))
     assert type(error) is ProtocolError
+
+
+@pytest.mark.parametrize("event", [b'{"id": 1}', b"{}", b'{"type": "ping"}', b'{"choices": null}'])
+def test_events_that_say_nothing_are_skipped_and_make_no_reply(event: bytes, provider_for: Make) -> None:
+    error = failing(provider_for(YLOKH, responding(200, b"data: " + event + b"\n\n", {"Content-Type": YLOKH.kind})))
+    assert type(error) is StreamInterrupted
+    assert event.decode() in error.detail
 
 
 @pytest.mark.parametrize("body", [b'{"choices": []}', b'{"choices": [{"message": {}}]}', b"[]", b"{broken"])
@@ -549,6 +555,7 @@ def whole_text(error: BaseException) -> str:
 
 
 SECRETS = {
+    "openai": ({"api_key": "key-sesame"}, ["key-sesame"]),
     "berlin": ({"account": "me", "password": "pass-sesame"}, ["pass-sesame", "token-1"]),
     "ylokh": ({"api_key": "key-sesame"}, ["key-sesame"]),
     "h2o": ({"headers": {"Authorization": "Bearer auth-sesame"}}, ["auth-sesame", "cookie-1"]),

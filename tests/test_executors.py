@@ -34,6 +34,7 @@ from berlin_chat import (
     AllProvidersFailed,
     APIStatusError,
     APITimeoutError,
+    AuthenticationError,
     Cancelled,
     CancelToken,
     Fallback,
@@ -367,12 +368,12 @@ def processes() -> Iterator[ProcessPoolExecutor]:
         yield executor
 
 
-def both_logged_in(wire: Wire, script: Script) -> Script:
-    """Answers no question before two processes have logged in."""
+def from_two_processes(wire: Wire, script: Script) -> Script:
+    """Answers no question before more of them are open than one process of four threads asks."""
 
     def waiting(request: Recorded, connection: Connection) -> None:
         until = time.monotonic() + STARTING
-        while len(wire.asked("POST", "/api/login")) < 2 and time.monotonic() < until:
+        while len(wire.connections) <= 1 + 4 and time.monotonic() < until:  # the first one is the login's
             connection.gone.wait(0.01)
         script(request, connection)
 
@@ -380,10 +381,10 @@ def both_logged_in(wire: Wire, script: Script) -> Script:
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-def test_processes_answer_every_prompt_once_and_log_in_once_each(
+def test_processes_answer_every_prompt_once_with_one_login_for_all(
     ordered: bool, processes: ProcessPoolExecutor, provider_for: Make, wire: Wire
 ) -> None:
-    provider = provider_for(BERLIN, both_logged_in(wire, repeating(BERLIN)))
+    provider = provider_for(BERLIN, from_two_processes(wire, repeating(BERLIN)))
     answers = list(ask_many(provider, prompts(200), executor=processes, chunk_size=10, max_workers=4, ordered=ordered))
     if not ordered:
         answers.sort(key=lambda answer: answer.index)
@@ -392,10 +393,126 @@ def test_processes_answer_every_prompt_once_and_log_in_once_each(
     ]
     assert all(answer.reply.provider == "berlin" for answer in answers if answer.reply is not None)
     assert set(asked(wire).values()) == {1}
-    assert len(wire.asked("POST", "/api/login")) == 2
-    assert {request.header("token") for request in wire.asked(*BERLIN.route)} == {"token-1", "token-2"}
+    assert len(wire.asked("POST", "/api/login")) == 1
+    assert {request.header("token") for request in wire.asked(*BERLIN.route)} == {"token-1"}
     names = processes.submit(eval, "[t.name for t in __import__('threading').enumerate()]").result(PATIENCE)
     assert not [name for name in names if name.startswith("berlin_chat")], "a thread is left in the process"
+
+
+class OneSession:
+    """A server of one session an account: each login ends the token of the one before."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self.valid: str | None = None
+        self.questions = 0
+        self.ends_at: set[int] = set()  # at how many questions somebody else logs in
+        self._lock = threading.Lock()
+        wire.on(*BERLIN.route, self.answer).on("POST", "/api/login", self.log_in)
+
+    def log_in(self, request: Recorded, connection: Connection) -> None:
+        with self._lock:
+            self.valid = f"token-{len(self.logins)}"
+        connection.respond(200, {"code": 0, "data": {"token": self.valid}, "message": "ok"})
+
+    def answer(self, request: Recorded, connection: Connection) -> None:
+        with self._lock:
+            self.questions += 1
+            if self.questions in self.ends_at:
+                self.valid = None
+            right = request.header("token") == self.valid
+        if right:
+            repeating(BERLIN)(request, connection)
+        else:
+            connection.respond(401, {"code": 4001, "data": [], "message": "log in again"})
+
+    @property
+    def logins(self) -> list[Recorded]:
+        return self._wire.asked("POST", "/api/login")
+
+
+def test_processes_share_the_one_session_of_an_account(
+    processes: ProcessPoolExecutor, provider_for: Make, wire: Wire
+) -> None:
+    provider = provider_for(BERLIN, repeating(BERLIN))
+    server = OneSession(wire)
+    wire.on(*BERLIN.route, from_two_processes(wire, server.answer))
+    for _ in range(2):  # the second batch has the first one's login
+        answers = list(ask_many(provider, prompts(100), executor=processes, chunk_size=10, max_workers=4))
+        assert [answer.error or answer.reply for answer in answers] == prompts(100)
+    assert len(server.logins) == 1
+
+
+def test_processes_go_on_when_somebody_else_has_ended_their_session(
+    processes: ProcessPoolExecutor, provider_for: Make, wire: Wire
+) -> None:
+    provider = provider_for(BERLIN, repeating(BERLIN))
+    server = OneSession(wire)
+    server.ends_at = {50}
+    answers = list(ask_many(provider, prompts(200), executor=processes, chunk_size=10, max_workers=4))
+    assert [answer.error or answer.reply for answer in answers] == prompts(200)
+    assert 2 <= len(server.logins) <= 8, "the processes fight for the session"
+    seen = len(server.logins)
+    assert provider.ask("q0") == "q0"
+    assert len(server.logins) == seen, "the batch's login has not come back"
+
+
+def test_the_processes_of_a_fallback_are_handed_down_the_logins_of_all_its_providers(
+    processes: ProcessPoolExecutor, provider_for: Make, wire: Wire
+) -> None:
+    provider = provider_for(BERLIN, repeating(BERLIN))
+    server = OneSession(wire)
+    with Fallback([Ylokh(base_url="http://127.0.0.1:1", retries=0), Race([provider])]) as several:
+        answers = list(ask_many(several, prompts(40), executor=processes, chunk_size=10, max_workers=4))
+    assert [answer.error or answer.reply for answer in answers] == prompts(40)
+    assert len(server.logins) == 1
+
+
+def test_a_login_that_is_refused_is_the_error_of_each_answer(provider_for: Make, wire: Wire) -> None:
+    provider = provider_for(BERLIN, repeating(BERLIN))
+    wire.on("POST", "/api/login", lambda request, connection: connection.respond(406, {"message": "wrong password"}))
+    answers = list(ask_many(provider, prompts(3), executor=Across(), chunk_size=3, max_workers=1))
+    assert [type(answer.error) for answer in answers] == [AuthenticationError] * 3
+    assert "hunter2-secret" not in "".join(map(repr, answers))
+
+
+def test_nothing_is_asked_before_the_first_next_and_a_cancel_ends_the_login(provider_for: Make, wire: Wire) -> None:
+    provider = provider_for(BERLIN, repeating(BERLIN))
+    token = CancelToken()
+
+    def cancel(request: Recorded, connection: Connection) -> None:
+        token.cancel()
+        connection.wait_until_client_closes()
+
+    wire.on("POST", "/api/login", cancel)
+    answers = ask_many(provider, prompts(3), executor=Idle(), cancel=token)
+    assert wire.requests == []
+    started = time.monotonic()
+    with pytest.raises(Cancelled):
+        next(answers)
+    assert time.monotonic() - started < 5
+
+
+def test_the_token_that_is_handed_down_is_in_no_pickle_of_the_provider_and_in_no_text(
+    provider_for: Make, wire: Wire
+) -> None:
+    provider = provider_for(BERLIN, repeating(BERLIN))
+    wire.on("POST", "/api/login", lambda r, connection: connection.respond(200, {"data": {"token": "sesame-open"}}))
+    crossed: list[bytes] = []
+    told: list[str] = []
+
+    class Keeping(Across):
+        def submit(self, work: Any, chunk: Any) -> Future[Any]:  # type: ignore[override]
+            crossed.append(pickle.dumps(work))
+            told.append(f"{work!r} {vars(work)!r} {vars(pickle.loads(crossed[-1]))!r} {pickle.loads(crossed[-1])!r}")
+            return super().submit(work, chunk)
+
+    wire.on(*BERLIN.route, lambda r, connection: connection.respond(400, {"message": f"no: {r.header('token')}"}))
+    (answer,) = ask_many(provider, ["q0"], executor=Keeping())
+    assert b"sesame-open" in crossed[0]
+    assert b"sesame-open" not in pickle.dumps(provider)
+    assert "sesame-open" not in f"{told} {answer!r} {answer.error} {provider!r} {vars(provider)['login']!r}"
+    assert "no: ***" in str(answer.error)
 
 
 def test_errors_cross_as_answers(processes: ProcessPoolExecutor, provider_for: Make) -> None:
@@ -496,17 +613,17 @@ def client() -> Iterator[Any]:
         yield client
 
 
-def test_a_dask_cluster_answers_every_prompt_once_and_logs_in_once_a_worker(
+def test_a_dask_cluster_answers_every_prompt_once_with_one_login_for_all(
     client: Any, provider_for: Make, wire: Wire
 ) -> None:
-    provider = provider_for(BERLIN, both_logged_in(wire, repeating(BERLIN)))
+    provider = provider_for(BERLIN, from_two_processes(wire, repeating(BERLIN)))
     executor = client.get_executor()
     answers = list(ask_many(provider, prompts(200), executor=executor, chunk_size=10, max_workers=4))
     assert [(answer.index, answer.reply, answer.error) for answer in answers] == [
         (n, f"q{n}", None) for n in range(200)
     ]
     assert set(asked(wire).values()) == {1}
-    assert len(wire.asked("POST", "/api/login")) == 2
+    assert len(wire.asked("POST", "/api/login")) == 1
 
 
 @kills

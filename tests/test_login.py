@@ -146,7 +146,7 @@ def test_threads_that_wait_for_a_login_share_its_refusal(provider_for: Make, wir
     wire.on("POST", "/api/login", refuse_late)
     with ThreadPoolExecutor(16) as pool:
         futures = [pool.submit(provider.ask, "Hi") for _ in range(16)]
-        attempt = wait_for(lambda: getattr(provider._login, "_attempt", None))  # type: ignore[attr-defined]
+        attempt = wait_for(lambda: provider.login._attempt)  # type: ignore[attr-defined]
         wait_for(lambda: len(attempt.waiting) == 15)  # type: ignore[attr-defined]
         waiting.set()
         errors = [future.exception(PATIENCE) for future in futures]
@@ -169,7 +169,7 @@ def test_a_cancelled_login_leaves_the_next_thread_to_log_in(provider_for: Make, 
     with ThreadPoolExecutor(2) as pool:
         leader = pool.submit(provider.ask, "Hi", cancel=token)
         wait_for(lambda: wire.asked("POST", "/api/login"))
-        attempt = wait_for(lambda: provider._login._attempt)  # type: ignore[attr-defined]
+        attempt = wait_for(lambda: provider.login._attempt)  # type: ignore[attr-defined]
         follower = pool.submit(provider.ask, "Hi")
         wait_for(lambda: attempt.waiting)  # type: ignore[attr-defined]
         token.cancel()
@@ -183,7 +183,7 @@ def test_who_waits_for_a_login_keeps_its_own_deadline_and_cancel(provider_for: M
     token = CancelToken()
     with ThreadPoolExecutor(3) as pool:
         leader = pool.submit(provider.ask, "Hi")
-        attempt = wait_for(lambda: provider._login._attempt)  # type: ignore[attr-defined]
+        attempt = wait_for(lambda: provider.login._attempt)  # type: ignore[attr-defined]
         late = pool.submit(provider.ask, "Hi", deadline=0.1)
         cancelled = pool.submit(provider.ask, "Hi", cancel=token)
         wait_for(lambda: len(attempt.waiting) == 2)  # type: ignore[attr-defined]

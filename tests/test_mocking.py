@@ -47,6 +47,7 @@ def test_each_providers_requests_can_be_looked_at(speech: Speech) -> None:
         lines
         == {
             "berlin": ["POST /api/login", "POST /api/chat/completions"],
+            "openai": ["POST /v1/chat/completions"],
             "ylokh": ["POST /v1/chat/completions"],
             "h2o": [
                 "POST /settings",

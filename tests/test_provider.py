@@ -94,8 +94,8 @@ def test_a_reply_is_a_str_and_knows_where_it_came_from(speech: Speech, provider_
     assert isinstance(reply, Reply)
     assert isinstance(reply, str)
     assert reply + "!" == "ab!"
-    assert reply.model == {"ylokh": "m-1", "h2o": H2o.default_model}.get(speech.name, "gpt-3.5-turbo")
-    assert reply.finish_reason == ("stop" if speech.name == "ylokh" else None)
+    assert reply.model == {"openai": "m-1", "ylokh": "m-1", "h2o": H2o.default_model}.get(speech.name, "gpt-3.5-turbo")
+    assert reply.finish_reason == ("stop" if speech.name in ("openai", "ylokh") else None)
 
 
 def test_one_mapping_is_one_message(speech: Speech, provider_for: Make, wire: Wire) -> None:
@@ -109,7 +109,7 @@ def test_one_mapping_is_one_message(speech: Speech, provider_for: Make, wire: Wi
 
 
 def test_providers_are_found_by_name() -> None:
-    assert provider_names()[:4] == ["berlin", "ylokh", "h2o", "acytoo"]
+    assert provider_names()[:5] == ["berlin", "ylokh", "h2o", "acytoo", "openai"]
     for cls in ALL:
         assert type(get_provider(cls.name, base_url="http://127.0.0.1:1")) is cls
 
@@ -139,7 +139,7 @@ def test_another_package_adds_a_provider_by_entry_point(monkeypatch: pytest.Monk
         EntryPoint("wrong", f"{__name__}:ALL", "berlin_chat.providers"),
     ]
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group: entries if "berlin_chat" in group else [])
-    assert provider_names()[4:] == ["elsewhere", "wrong"]
+    assert provider_names()[5:] == ["elsewhere", "wrong"]
     assert type(get_provider("elsewhere", base_url="http://127.0.0.1:1")) is FromElsewhere
     with pytest.raises(InvalidRequest, match="no Provider class"):
         get_provider("wrong")

@@ -11,7 +11,7 @@ import pytest
 import requests
 
 import berlin_chat
-from berlin_chat import Acytoo, Berlin, H2o, InvalidRequest, Provider, Ylokh
+from berlin_chat import Acytoo, Berlin, H2o, InvalidRequest, Provider, Ylokh, image
 from wire import ACYTOO, BERLIN, H2O, YLOKH, Recorded, Speech, Wire, speak
 
 Make = Callable[..., Provider]
@@ -196,6 +196,26 @@ def test_acytoo_posts_the_history_and_its_key(provider_for: Make, wire: Wire) ->
     assert headers(first, "Accept", "Content-Type") == ["*/*", "application/json"]
 
 
+def test_acytoos_messages_are_text(provider_for: Make, wire: Wire) -> None:
+    parts = [{"type": "text", "text": "two "}, {"type": "text", "text": "parts"}]
+    provider = provider_for(ACYTOO, speak(ACYTOO, ["x"]))
+    provider.ask([{"role": "user", "content": parts, "name": "me"}])
+    assert wire.requests[0].json["messages"] == [{"role": "user", "content": "two parts", "name": "me"}]
+    with pytest.raises(InvalidRequest, match=r"text only.*'image_url'"):
+        provider.stream([{"role": "user", "content": [image(b"GIF89a")]}])
+
+
+@pytest.mark.parametrize("speech", [BERLIN, H2O, ACYTOO], ids=lambda speech: speech.name)
+@pytest.mark.parametrize("key", ["tool_calls", "function_call", "refusal", "audio"])
+@pytest.mark.parametrize("content", [None, "", "beside it"])
+def test_protocols_of_text_refuse_what_a_message_holds_beside_it(
+    content: str | None, key: str, speech: Speech, provider_for: Make
+) -> None:
+    provider = provider_for(speech, speak(speech, ["x"]))
+    with pytest.raises(InvalidRequest, match=rf"text only.*'{key}'"):
+        provider.stream([{"role": "assistant", "content": content, key: [{"id": "a"}]}])
+
+
 def test_a_caller_may_replace_any_header_and_leave_one_out(speech: Speech, provider_for: Make, wire: Wire) -> None:
     own = {"user-agent": "mine/1", "REFERER": "http://elsewhere/", "X-Own": "1", "Accept-Encoding": None}
     provider_for(speech, speak(speech, ["x"]), headers=own).ask("Hi")
@@ -245,5 +265,5 @@ def test_the_class_attributes_are_those_of_the_seeds() -> None:
 
 
 def test_acytoo_refuses_options_that_its_protocol_does_not_have() -> None:
-    with pytest.raises(InvalidRequest, match="'max_tokens'"):
+    with pytest.raises(InvalidRequest, match="no option 'max_tokens': it has temperature"):
         Acytoo(base_url="http://127.0.0.1:1").stream("Hi", max_tokens=3)

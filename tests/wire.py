@@ -286,7 +286,7 @@ class Speech:
 
     def ends(self) -> bool:
         """Whether the protocol has an end marker."""
-        return self.name in ("ylokh", "h2o")
+        return self.name in ("openai", "ylokh", "h2o")
 
 
 def _berlin_parts(pieces: list[str]) -> list[bytes]:
@@ -314,6 +314,7 @@ def _h2o_parts(pieces: list[str]) -> list[bytes]:
 
 _PARTS: dict[str, Callable[[list[str]], list[bytes]]] = {
     "berlin": _berlin_parts,
+    "openai": _ylokh_parts,
     "ylokh": _ylokh_parts,
     "h2o": _h2o_parts,
     "acytoo": lambda pieces: [piece.encode() for piece in pieces],
@@ -346,6 +347,7 @@ BERLIN = Speech(
     [("POST", "/api/login", log_in)],
     {"account": "me@example.org", "password": "hunter2-secret"},
 )
+OPENAI = Speech("openai", "text/event-stream", ("POST", "/v1/chat/completions"))
 YLOKH = Speech("ylokh", "text/event-stream", ("POST", "/v1/chat/completions"))
 H2O = Speech(
     "h2o",
@@ -354,11 +356,12 @@ H2O = Speech(
     [
         ("POST", "/settings", settings),
         ("POST", "/conversation", create),
+        ("POST", "/conversation/[^/]+/stop-generating", delete),
         ("DELETE", "/conversation/[^/]+", delete),
     ],
 )
 ACYTOO = Speech("acytoo", "text/plain; charset=utf-8", ("POST", "/api/completions"))
-SPEECHES = [BERLIN, YLOKH, H2O, ACYTOO]
+SPEECHES = [OPENAI, BERLIN, YLOKH, H2O, ACYTOO]
 
 
 def speak(speech: Speech, pieces: list[str], framing: type[Framing] = Chunked) -> Script:

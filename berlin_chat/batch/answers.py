@@ -8,8 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from requests.structures import CaseInsensitiveDict
+
 from ..errors import ChatError
-from ..reply import Reply
+from ..redaction import is_secret
+from ..reply import Reply, ToolCall
 
 
 class Answer(NamedTuple):
@@ -78,15 +81,36 @@ def _as_it_is(value: Any) -> Any:
     return value
 
 
-#: What a line keeps of a reply beside its text, and how each is made again of what JSON gives back. One that a line
-#: lacks, which an older version has written, is as in a reply of which it is not known.
-REPLY_FIELDS: dict[str, Callable[[Any], Any]] = {
-    "provider": _as_it_is,
-    "model": _as_it_is,
-    "finish_reason": _as_it_is,
-    "usage": _as_it_is,
-    "seconds": _as_it_is,
-    "attempts": _as_it_is,
+def _without_secrets(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers without cookies and the like; a number, such as of tokens that are left, is no secret."""
+    return {name: value for name, value in headers.items() if value.isdecimal() or not is_secret(name, value)}
+
+
+class Field(NamedTuple):
+    """How something that is known of a reply is made of what JSON gives back, and how it is written."""
+
+    read: Callable[[Any], Any] = _as_it_is
+    write: Callable[[Any], Any] = _as_it_is
+
+
+#: What a line keeps of a reply beside its text. One that a line lacks, which an older version has written, is as in a
+#: reply of which it is not known.
+REPLY_FIELDS = {
+    "provider": Field(),
+    "model": Field(),
+    "finish_reason": Field(),
+    "usage": Field(),
+    "seconds": Field(),
+    "attempts": Field(),
+    "first_piece_seconds": Field(),
+    "tool_calls": Field(lambda calls: tuple(ToolCall(*call) for call in calls)),
+    "reasoning": Field(),
+    "refusal": Field(),
+    "logprobs": Field(),
+    "citations": Field(),
+    "annotations": Field(),
+    "id": Field(),
+    "headers": Field(CaseInsensitiveDict, _without_secrets),
 }
 
 
@@ -104,10 +128,10 @@ class PlainFormat:
         if answer.key is not None:
             line["key"] = answer.key
         line |= {"prompt": answer.prompt, "reply": str(answer.reply)}
-        return line | {name: getattr(answer.reply, name) for name in REPLY_FIELDS}
+        return line | {name: field.write(getattr(answer.reply, name)) for name, field in REPLY_FIELDS.items()}
 
     def decode(self, line: dict[str, Any]) -> Recorded:
-        facts = {name: made(line[name]) for name, made in REPLY_FIELDS.items() if name in line}
+        facts = {name: field.read(line[name]) for name, field in REPLY_FIELDS.items() if name in line}
         reply = Reply(line["reply"], **facts)
         return Recorded(int(line["index"]), line.get("key"), line["prompt"], reply, line.get("asked"))
 

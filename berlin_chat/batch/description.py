@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..provider import Provider
-from ..redaction import secrets_in_headers
+from ..redaction import is_secret
 
 #: The form of a checkpoint's lines. The first had no description.
 FORMAT = 2
@@ -21,7 +21,7 @@ def described(provider: Provider, model: str | None, options: Mapping[str, Any])
     Args:
         model, options: those of each question.
     """
-    asked = {name: value for name, value in options.items() if name not in _ON_THE_WAY}
+    asked = {name: value for name, value in options.items() if value is not None and name not in _ON_THE_WAY}
     description = {"format": FORMAT, **_asked(provider, model), "options": _without_secrets(asked)}
     # What is no JSON is refused by the provider, which says so better.
     whole: dict[str, Any] = json.loads(json.dumps(description, default=lambda value: type(value).__name__))
@@ -42,9 +42,7 @@ def _asked(provider: Provider, model: str | None) -> dict[str, Any]:
 def _without_secrets(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {
-            str(name): "***"
-            if isinstance(part, str) and any(secrets_in_headers({str(name): part}))
-            else _without_secrets(part)
+            str(name): "***" if isinstance(part, str) and is_secret(str(name), part) else _without_secrets(part)
             for name, part in value.items()
         }
     return [_without_secrets(part) for part in value] if isinstance(value, (list, tuple)) else value

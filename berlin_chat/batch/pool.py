@@ -23,7 +23,7 @@ from .checkpoint import Checkpoint
 from .description import described
 from .in_flight import InFlight
 from .keys import Asked, Keyed, checked_labels, checked_prompts, taken
-from .processes import InProcess, warn_of_hanging
+from .processes import ForProcesses, warn_of_hanging
 from .progress import Progress
 from .questions import Chunk, Questions, checked_arguments, checked_options
 from .rate_limit import seconds_between
@@ -83,8 +83,9 @@ def ask_many(
             those prompts anew.
         executor: runs the questions instead of threads of its own. If it is a ``ThreadPoolExecutor``, give the number
             of its threads as ``max_workers``. One that crosses processes gets chunks of prompts, at most 256 ahead,
-            each of which a pool of ``max_workers`` threads answers there; the provider crosses as configuration. The
-            rate is then kept from chunk to chunk, and a 429 slows the process that met it.
+            each of which a pool of ``max_workers`` threads answers there; the provider crosses as configuration, and
+            the token of a login that is made here first. The rate is then kept from chunk to chunk, and a 429 slows the
+            process that met it.
         chunk_size: how many prompts such a chunk holds; 8 for each thread unless told otherwise.
         on_error: ``"return"`` an Answer with its error, or ``"raise"`` the first, which ends everything.
         cancel: ends everything, from any thread: the loop gets ``Cancelled``.
@@ -119,9 +120,10 @@ def ask_many(
     else:
         warn_of_hanging(executor)
         size = chunk_size or CHUNK_ROUNDS * max_workers
-        in_flight = InFlight(executor, 0, CHUNKS_AHEAD * size, cancel, _recorder(kept))
+        crossing = ForProcesses(questions, max_workers)
+        in_flight = InFlight(executor, 0, CHUNKS_AHEAD * size, cancel, _keeper(kept, crossing))
         # Threads elsewhere wait by themselves only for what their own process was refused.
-        batch = Batch(InProcess(questions, max_workers), in_flight, kept, size, interval)
+        batch = Batch(crossing, in_flight, kept, size, interval, crossing.log_in)
     bar = Progress(prompts) if progress else None
     return batch.answers(taken(prompts, has_keys), bar, InTurn() if ordered else None, on_error)
 
@@ -133,6 +135,7 @@ class Batch:
         work: answers a chunk of prompts, in another thread or process.
         size: how many prompts such a chunk holds.
         interval: the seconds between two questions where those who answer do not keep them themselves.
+        prepare: what comes before the first chunk, and ends with the batch's token.
     """
 
     def __init__(
@@ -142,7 +145,9 @@ class Batch:
         checkpoint: Checkpoint | None,
         size: int,
         interval: float,
+        prepare: Callable[[CancelToken], None] | None = None,
     ) -> None:
+        self._prepare = prepare
         self._work = work
         self._in_flight = in_flight
         self._checkpoint = checkpoint
@@ -188,6 +193,9 @@ class Batch:
                 if now < self._moment:
                     break
                 self._moment = now + self._interval * len(self._next)
+                if self._prepare is not None:
+                    prepare, self._prepare = self._prepare, None
+                    prepare(self._in_flight.stop)
                 self._in_flight.submit(self._work, self._next, prompts=len(self._next))
             self._next = None
             if self._size > 1 and not self._in_flight.arrived.empty():
@@ -211,12 +219,13 @@ class InTurn:
             yield due
 
 
-def _recorder(checkpoint: Checkpoint | None) -> Callable[[list[Answer]], None] | None:
+def _keeper(checkpoint: Checkpoint | None, crossing: ForProcesses) -> Callable[[list[Answer]], None]:
     """What keeps answers that come from other processes; those of this one are recorded where they are made."""
 
-    def record(answers: list[Answer]) -> None:
+    def keep(answers: list[Answer]) -> None:
+        crossing.learn(answers)
         unkept: OSError | None = None
-        for answer in answers:
+        for answer in answers if checkpoint is not None else ():
             try:
                 checkpoint.record(answer)  # type: ignore[union-attr]
             except OSError as failed:  # there may be room for another
@@ -224,7 +233,7 @@ def _recorder(checkpoint: Checkpoint | None) -> Callable[[list[Answer]], None] |
         if unkept is not None:
             raise unkept
 
-    return None if checkpoint is None else record
+    return keep
 
 
 def _opening(checkpoint: Any, mismatch: str, description: dict[str, Any], has_keys: bool) -> Checkpoint | None:

@@ -35,13 +35,13 @@ class Questions:
         provider.check_address()
         checked_seconds(arguments.get("deadline"), "deadline")
         self.limiter = RateLimiter(interval)
-        self._provider = provider
-        self._arguments = arguments
+        self.provider = provider
+        self.arguments = arguments
         self.stop = CancelToken()
         self.checkpoint: Checkpoint | None = None
 
     def __reduce__(self) -> Any:
-        return _restored, (self._provider, self._arguments)
+        return _restored, (self.provider, self.arguments)
 
     def ask(self, index: int, prompt: Messages, key: Any = None) -> Answer:
         """Returns the answer to one prompt, which is on disk then; an error of the provider's is in it."""
@@ -49,7 +49,7 @@ class Questions:
         try:
             self.limiter.wait(sleeper(self.stop))
             started = monotonic()
-            reply = self._provider.ask(prompt, cancel=self.stop, limiter=self.limiter, **self._arguments)
+            reply = self.provider.ask(prompt, cancel=self.stop, limiter=self.limiter, **self.arguments)
         except ChatError as error:
             return Answer(index, prompt, None, error, monotonic() - started, error.attempts, key)
         answer = Answer(index, prompt, reply, None, monotonic() - started, reply.attempts, key)
@@ -61,7 +61,7 @@ class Questions:
     def stream(self, prompt: Messages) -> Iterator[str]:
         """Yields the pieces of the reply to one prompt."""
         self.limiter.wait(sleeper(self.stop))
-        return self._provider.stream(prompt, cancel=self.stop, limiter=self.limiter, **self._arguments)
+        return self.provider.stream(prompt, cancel=self.stop, limiter=self.limiter, **self.arguments)
 
     def ask_chunk(self, chunk: Chunk) -> list[Answer]:
         """Returns the answers to some prompts, asked one after the other."""

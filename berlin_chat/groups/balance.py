@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Collection, Iterable
 from contextlib import closing
@@ -10,8 +11,10 @@ from time import monotonic
 from ..cancellation import Deadline, Limiter
 from ..errors import APIStatusError, Cancelled, ChatError, InvalidRequest, RateLimitError
 from ..process import after_fork
-from ..provider import Pieces, Provider, Question
+from ..provider import Parts, Provider, Question
 from .group import Group
+
+log = logging.getLogger("berlin_chat")
 
 #: How long a server that failed is left alone, in seconds: at first, and at the most. It is twice as long each time.
 REST, LONGEST_REST = 1.0, 60.0
@@ -58,7 +61,7 @@ class Balance(Group):
         self._members = [_Member(provider) for provider in self.providers]
         self._turn = 0
 
-    def _answer(self, question: Question) -> Pieces:
+    def _answer(self, question: Question) -> Parts:
         deadline = Deadline(question.limits.seconds)
         errors: dict[_Member, ChatError] = {}
         attempt = _Attempt()
@@ -87,6 +90,8 @@ class Balance(Group):
                     errors[member] = error
                     if deadline.passed:
                         break
+                    if len(errors) < len(self._members):
+                        log.warning("%s. Another provider is asked.", error)
         finally:
             self._leave(attempt)
         raise self._failed(errors.values(), deadline)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from contextlib import closing
 
 from ..cancellation import Deadline
 from ..errors import Cancelled, ChatError
-from ..provider import Pieces, Provider, Question
+from ..provider import Parts, Provider, Question
 from .group import Group
+
+log = logging.getLogger("berlin_chat")
 
 
 class Fallback(Group):
@@ -36,7 +39,7 @@ class Fallback(Group):
     def __init__(self, providers: Iterable[Provider | type[Provider] | str]) -> None:
         super().__init__(providers)
 
-    def _answer(self, question: Question) -> Pieces:
+    def _answer(self, question: Question) -> Parts:
         deadline = Deadline(question.limits.seconds)
         errors: list[ChatError] = []
         for provider in self.providers:
@@ -51,6 +54,8 @@ class Fallback(Group):
                 errors.append(error)
                 if deadline.passed:
                     break
+                if len(errors) < len(self.providers):
+                    log.warning("%s. The next provider is asked.", error)
             else:
                 with closing(pieces):
                     yield first

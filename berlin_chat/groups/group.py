@@ -32,6 +32,9 @@ class Group(Provider):
         self.providers = tuple(_made(provider, type(self).__name__) for provider in _checked(providers))
         if not self.providers:
             raise InvalidRequest(f"{type(self).__name__} needs at least one provider")
+        # For a gateway, which cannot know who will answer.
+        known = [one.known_options for one in self.providers if one.known_options is not None]
+        self.known_options = frozenset.intersection(*known) if known else None
         self._configuration = {"providers": self.providers, **settings}
 
     def close(self) -> None:
@@ -39,6 +42,10 @@ class Group(Provider):
         super().close()
         for provider in self.providers:
             provider.close()
+
+    def models(self) -> list[str]:
+        """Returns the names of the models of all its providers, each once."""
+        return list(dict.fromkeys(name for provider in self.providers for name in provider.models()))
 
     def check_address(self) -> None:
         """Raises the first provider's ProviderNotWorking if none of them has an address."""

@@ -10,8 +10,8 @@ from typing import Any
 from ..cancellation import SIGNAL_INTERVAL, CancelToken, Deadline
 from ..errors import Cancelled, ChatError, InvalidRequest
 from ..messages import Messages
-from ..provider import Pieces, Provider, Question
-from ..reply import Reply
+from ..provider import Parts, Pieces, Provider, Question
+from ..reply import Event, Reply
 from .group import Group
 
 #: How long the end of a race waits for the threads of those who lost, in seconds. One that is still connecting
@@ -43,7 +43,7 @@ class Race(Group):
         super().__init__(providers, stagger=stagger)
         self.stagger = stagger
 
-    def _answer(self, question: Question) -> Pieces:
+    def _answer(self, question: Question) -> Parts:
         deadline = Deadline(question.limits.seconds)
         attempts: list[_Attempt] = []
         first: dict[str, _Attempt | None] = {}  # whose "winner" is set once: ``dict.setdefault`` is atomic
@@ -107,8 +107,8 @@ class _Attempt:
         self.cancel = CancelToken(question.limits.cancel)
         self.error: BaseException | None = None
         self.whole: Reply | None = None  # of a reply without a piece
-        self.first = ""
-        self.pieces: Pieces
+        self.first: str | Event = ""
+        self.pieces: Parts
         arguments = (provider, question, deadline, arrive)
         self.thread = threading.Thread(target=self._run, args=arguments, name=f"race {provider.name}", daemon=True)
         self.thread.start()

@@ -17,7 +17,7 @@ from .transport import Exchange, Transport
 
 T = TypeVar("T")
 
-#: How long deleting may take, in seconds.
+#: How long each request of deleting may take, in seconds.
 LAST_TIMEOUT = 5.0
 #: How long a caller who was cancelled is kept for it, in seconds; it goes on behind them.
 LAST_GRACE = 0.1
@@ -94,11 +94,15 @@ class RemoteResources(Generic[T]):
 
     Args:
         delete: deletes one of them by an exchange of its own.
+        stop: ends the server's work in one of them before, likewise; whether it succeeds does not matter.
     """
 
-    def __init__(self, transport: Transport, delete: Callable[[Exchange, T], object]) -> None:
+    def __init__(
+        self, transport: Transport, delete: Callable[[Exchange, T], object], stop: Callable[[Exchange, T], object]
+    ) -> None:
         self.transport = transport
         self.delete = delete
+        self.stop = stop
         self.workers = Workers()
         self.live: set[RemoteResource[T]] = set()  # what nobody has begun to delete
         at_exit(self)
@@ -127,12 +131,16 @@ class RemoteResource(Generic[T]):
 
     Args:
         create: makes it, by an exchange of its own.
+
+    Attributes:
+        at_work: whether the server may be at work in it, which is then stopped first.
     """
 
     def __init__(self, resources: RemoteResources[T], exchange: Exchange, create: Callable[[Exchange], T]) -> None:
         self._resources = resources
         self._exchange = exchange
         self._create = create
+        self.at_work = False
         self._own: Exchange | None = None
         self._made: T | None = None
         self._error: BaseException | None = None
@@ -141,7 +149,7 @@ class RemoteResource(Generic[T]):
 
     def create(self) -> T:
         """Returns what was made. May be called again after an error."""
-        own = self._own = Exchange(self._resources.transport, Limits())
+        own = self._own = Exchange(self._resources.transport, Limits(), self._exchange.settings)
         self._made = self._error = None
         self._resources.live.add(self)
         self._resources.workers.run(lambda: self._make(own))
@@ -187,7 +195,7 @@ class RemoteResource(Generic[T]):
                 done.get(timeout=LAST_GRACE)
 
     def finish(self) -> None:
-        """Deletes it, in whatever thread, within ``LAST_TIMEOUT``; once, for ``set.remove`` is atomic."""
+        """Deletes it, in whatever thread, within ``LAST_TIMEOUT`` a request; once: ``set.remove`` is atomic."""
         try:
             self._resources.live.remove(self)
         except KeyError:  # somebody else is at it
@@ -200,8 +208,13 @@ class RemoteResource(Generic[T]):
             except Empty:
                 self._own.stop()
         if self._made is not None:
-            last = Exchange(self._resources.transport, Limits(LAST_TIMEOUT))
-            last.retries = 0
-            with contextlib.suppress(ChatError), last:
-                self._resources.delete(last, self._made)
+            if self.at_work:
+                self._last(self._resources.stop, self._made)
+            self._last(self._resources.delete, self._made)
         self._deleted.put(None)
+
+    def _last(self, step: Callable[[Exchange, T], object], made: T) -> None:
+        settings = self._exchange.settings._replace(retries=0)
+        exchange = Exchange(self._resources.transport, Limits(LAST_TIMEOUT), settings)
+        with contextlib.suppress(ChatError), exchange:
+            step(exchange, made)

@@ -9,12 +9,15 @@ from __future__ import annotations
 import functools
 import http.client
 import io
+import ipaddress
 import os
 import queue
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from http.cookiejar import DefaultCookiePolicy
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -339,6 +342,25 @@ class Adapter(HTTPAdapter):
         return pool
 
 
+class _CookiePolicy(DefaultCookiePolicy):
+    """Sends a ``Secure`` cookie back to this very machine over plain http, as browsers do; to no other."""
+
+    def return_ok_secure(self, cookie: Any, request: Any) -> bool:
+        # Where the request goes: its ``Host`` header, which a caller may have chosen, says nothing about that.
+        host = urlsplit(f"//{request.get_host()}").hostname or ""
+        return super().return_ok_secure(cookie, request) or (request.type == "http" and _is_loopback(host))
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether a host is this machine by its very name: RFC 6761, section 6.3."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 class _CookieJar(RequestsCookieJar):
     """A cookie jar that threads can share: it is walked through as it was at one moment."""
 
@@ -359,7 +381,7 @@ class Session(requests.Session):
         self.headers["User-Agent"] = USER_AGENT
         # Encodings whose decoders give each flushed piece at once.
         self.headers["Accept-Encoding"] = "gzip, deflate"
-        self.cookies = _CookieJar()
+        self.cookies = _CookieJar(_CookiePolicy())
         adapter = Adapter(pool_size, pools)
         self.mount("http://", adapter)
         self.mount("https://", adapter)

@@ -6,8 +6,10 @@ The errors made here are plain: the provider adds who was asked, and takes out w
 from __future__ import annotations
 
 import http.client
+import json
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urljoin
 
 import requests
 import urllib3
@@ -57,6 +59,24 @@ def event_error(data: bytes, expected: str) -> ChatError:
     if isinstance(event, dict) and event.get("error"):
         return errors.APIStatusError("the server says", detail=reason_in(data), status=200, body=data)
     return errors.ProtocolError(f"an event without {expected}", detail=data, status=200, body=data)
+
+
+def object_error(value: dict[str, Any] | str, first: bool) -> ChatError:
+    """Returns the error for an object without a text, or for a line that is no object: the server's own."""
+    line = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if first and isinstance(value, dict) and value.get("code") in (401, 403):
+        said = reason_in(line.encode("utf-8", "replace"))
+        return errors.AuthenticationError("the token was refused", detail=said, status=200, body=line)
+    return errors.APIStatusError("the server says", detail=line, status=200, body=line)
+
+
+def settings_advice(error: ChatError, model: str, base_url: str) -> str:
+    """Returns what to do where chat-ui has refused its settings; ``PROTOCOLS.md``, section "H2o"."""
+    if error.status == 500:
+        return f"The model may be unknown to the server: {model}"
+    if error.status == 403 and "invalid referer" in str(error.detail).lower():
+        return f"The server's ORIGIN (later PUBLIC_ORIGIN) must be {urljoin(base_url, '/')[:-1]}"
+    return ""
 
 
 def reason_in(body: bytes) -> str:

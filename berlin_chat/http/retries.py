@@ -23,32 +23,6 @@ FIRST_WAIT, LONGEST_WAIT = 0.25, 8.0
 LONGEST_RETRY_AFTER = 60.0
 
 
-def retry_policy(retries: int, sleep: Callable[[float], None]) -> Retrying:
-    """Returns the policy for a request that nothing has been read of yet.
-
-    Args:
-        retries: how often it is tried again; 0 for never.
-        sleep: waits so many seconds; an exception that it raises ends the retries.
-    """
-    # Imported at the first request: it takes an event loop's import with it where tornado is installed.
-    from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
-
-    backoff = wait_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT) + wait_random(0, FIRST_WAIT)
-
-    def wait(state: RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
-        asked = error.retry_after if isinstance(error, ChatError) else None
-        return max(backoff(state), min(asked or 0.0, LONGEST_RETRY_AFTER))
-
-    return Retrying(
-        retry=retry_if_exception(is_transient),
-        stop=stop_after_attempt(retries + 1),
-        wait=wait,
-        sleep=sleep,
-        reraise=True,
-    )
-
-
 def is_transient(error: BaseException) -> bool:
     """Whether the same request may well succeed a moment later.
 
@@ -68,6 +42,35 @@ def _chain_has(error: BaseException | None, kind: type[BaseException]) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def retry_policy(
+    retries: int, sleep: Callable[[float], None], fleeting: Callable[[BaseException], bool] = is_transient
+) -> Retrying:
+    """Returns the policy for a request that nothing has been read of yet.
+
+    Args:
+        retries: how often it is tried again; 0 for never.
+        sleep: waits so many seconds; an exception that it raises ends the retries.
+        fleeting: whether the same may well succeed a moment after that error.
+    """
+    # Imported at the first request: it takes an event loop's import with it where tornado is installed.
+    from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
+
+    backoff = wait_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT) + wait_random(0, FIRST_WAIT)
+
+    def wait(state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        asked = error.retry_after if isinstance(error, ChatError) else None
+        return max(backoff(state), min(asked or 0.0, LONGEST_RETRY_AFTER))
+
+    return Retrying(
+        retry=retry_if_exception(fleeting),
+        stop=stop_after_attempt(retries + 1),
+        wait=wait,
+        sleep=sleep,
+        reraise=True,
+    )
 
 
 def retry_after(headers: Any) -> float | None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
+from typing import Any, NamedTuple, TypeVar
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -17,7 +19,8 @@ from ..cancellation import Deadline, Limits
 from ..decoding import decompressed, document
 from ..errors import ChatError, ProtocolError, StreamInterrupted
 from ..process import after_fork, at_exit
-from ..validation import Timeout
+from ..redaction import Redactor, secrets_in_cookies, secrets_in_headers
+from ..validation import Timeout, checked_count, checked_headers, checked_timeout
 from .connections import READ_SIZE, Adapter, Owner, Session, limit, make_interruptible, reader, working_for
 from .failures import explanation, page_error, status_error
 from .retries import is_transient, retry_policy
@@ -27,7 +30,14 @@ ERROR_READ = 64 * 1024
 #: How long, and how much, is read after the end marker so that the connection can be used again.
 DRAIN_SECONDS, DRAIN_BYTES = 0.05, 64 * 1024
 
+#: How a body begins that is a reply although it is labelled as a web page.
+NO_PAGE = (b"{", b":", b"data:", b"event:", b"id:", b"retry:", b"error:")
+#: How much of it is looked at, in bytes: as long as the longest of these.
+LABEL_READ = 6
+
+T = TypeVar("T")
 Headers = Mapping[str, "str | None"]
+log = logging.getLogger("berlin_chat")
 
 
 class Settings(NamedTuple):
@@ -42,6 +52,14 @@ class Settings(NamedTuple):
     retries: int
     pool_size: int
 
+    def changed(self, timeout: Any = None, headers: Headers | None = None, retries: int | None = None) -> Settings:
+        """Returns those of one question, whose own are checked here; None leaves the provider's."""
+        return self._replace(
+            timeout=self.timeout if timeout is None else checked_timeout(timeout),
+            headers={**self.headers, **checked_headers(headers)} if headers else self.headers,
+            retries=self.retries if retries is None else checked_count(retries, "retries", 0),
+        )
+
 
 class Transport:
     """The connections of one provider, shared by all threads that use it.
@@ -49,10 +67,15 @@ class Transport:
     There is no lock: the session and the set of its pools are made with the object, and anew in a child process;
     exchanges under way stand in a set, which one call at a time changes. ``close()`` interrupts them and closes the
     connections, but not a session of the caller's. So does the end of the process.
+
+    Args:
+        settings: how to connect.
+        secrets: knows what must not be told.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, secrets: Redactor) -> None:
         self.settings = settings
+        self.secrets = secrets
         self.closed = False
         self.reset()
         after_fork(self)
@@ -65,9 +88,9 @@ class Transport:
         self.session = self.settings.session or Session(self.settings.pool_size, self._pools)
         self.cookies: deque[str] = deque(maxlen=100)  # the last that were sent, for they are secrets
 
-    def exchange(self, limits: Limits) -> Exchange:
+    def exchange(self, limits: Limits, settings: Settings) -> Exchange:
         """Returns the context in which one question is asked; ``close()`` interrupts it."""
-        exchange = Exchange(self, limits)
+        exchange = Exchange(self, limits, settings)
         self._live.add(exchange)
         if self.closed:
             exchange.stop()
@@ -90,6 +113,17 @@ class Transport:
                 pool.close()
 
     end = close
+
+    def clean(self, error: ChatError, headers: Headers) -> None:
+        """Takes all secrets out of an error, those in a question's headers and all cookies included."""
+        kept = (cookie.value or "" for cookie in self.session.cookies)
+        self.secrets.clean(error, [*kept, *secrets_in_cookies(self.cookies), *secrets_in_headers(headers)])
+
+    def report(self, exchange: Exchange, refusal: ChatError | None, seconds: float) -> None:
+        """Logs that an exchange waits for its next attempt, and why."""
+        if refusal is not None:
+            self.clean(refusal, exchange.settings.headers)
+            log.warning("%s: %s. Attempt %d follows in %.1f s.", exchange.url, refusal, exchange.attempts, seconds)
 
     def send(
         self, exchange: Exchange, method: str, url: str, headers: Headers, body: bytes | None
@@ -114,7 +148,10 @@ class Transport:
                     )
                     make_interruptible(pool)
                 # Redirects are not followed: nothing is sent to an address that the caller did not choose.
-                return session.send(request, timeout=exchange.time_left(), allow_redirects=False, **settings)
+                answer = session.send(request, timeout=_time_left(exchange), allow_redirects=False, **settings)
+                if log.isEnabledFor(logging.DEBUG):
+                    log.debug("%s %s: %d", method, self.secrets.redact(url), answer.status_code)
+                return answer
         except Exception:
             raise
         except BaseException:  # Ctrl-C, at any bytecode of requests and urllib3
@@ -153,17 +190,20 @@ class Exchange(Owner):
     Attributes:
         attempts: how often the question was sent, counting retries.
         url: what was asked last.
+        headers: of the last answer.
         ended: whether it is over.
     """
 
-    def __init__(self, transport: Transport, limits: Limits) -> None:
+    def __init__(self, transport: Transport, limits: Limits, settings: Settings) -> None:
         super().__init__(limits)
         self.transport = transport
+        self.settings = settings
         self.attempts = 1
-        self.retries = transport.settings.retries
         self.url: str | None = None
+        self.headers: Mapping[str, str] = {}
         self.ended = False
         self._response: requests.Response | None = None
+        self._ahead: Iterator[bytes] | None = None  # the body of that response, whose start was looked at
         self._refusal: ChatError | None = None  # why there is a next attempt
 
     def __enter__(self) -> Exchange:
@@ -209,6 +249,7 @@ class Exchange(Owner):
         *,
         headers: Headers | None = None,
         accept: tuple[int, ...] = (),
+        any_label: bool = False,
     ) -> requests.Response:
         """Returns the answer to a request, its body still unread, after as many retries as are allowed.
 
@@ -217,66 +258,71 @@ class Exchange(Owner):
             body: as it is sent, or a mapping, which is sent as JSON.
             headers: the protocol's; the caller's own come before them. JSON is announced by itself.
             accept: statuses whose answers are taken as they are, beside all others from 200 to 299.
+            any_label: takes JSON and events for what they are although they are labelled as a web page.
 
         Raises:
             ChatError: no connection, a status that is an error, or a web page instead of a reply.
         """
-        url = f"{self.transport.settings.base_url}{path}" if path.startswith("/") else path
-        headers = {**(headers or {}), **self.transport.settings.headers}
+        url = f"{self.settings.base_url}{path}" if path.startswith("/") else path
+        headers = {**(headers or {}), **self.settings.headers}
         if body is not None:
             headers = {"Content-Type": "application/json", **headers}
             body = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self.retried(lambda: self._send(method, url, headers, body, accept, any_label), is_transient)
+
+    def retried(self, attempt: Callable[[], T], fleeting: Callable[[BaseException], bool]) -> T:
+        """Returns what an attempt gives, made again while its error is a fleeting one and retries are left."""
+        left = self.settings.retries
         try:
-            return self._send(method, url, headers, body, accept)
+            return attempt()
         except ChatError as error:
-            if not self.retries or not is_transient(error):
+            if not left or not fleeting(error):
                 raise
             first = [error]
 
-        def again() -> requests.Response:
-            if first:
-                raise first.pop()  # that attempt has been made
-            return self._send(method, url, headers, body, accept)
+        def again() -> T:
+            try:
+                if first:
+                    raise first.pop()  # that attempt has been made
+                return attempt()
+            except ChatError as error:
+                self._refusal = error
+                raise
 
-        return retry_policy(self.retries, self._wait_to_retry)(again)
+        return retry_policy(left, self._wait_to_retry, fleeting)(again)
 
     def _wait_to_retry(self, seconds: float) -> None:
         self.attempts += 1
+        self.transport.report(self, self._refusal, seconds)
         self.sleep(seconds, self._refusal)
         if self.limits.limiter is not None:
             self.limits.limiter.wait(lambda seconds: self.sleep(seconds, self._refusal))
 
     def _send(
-        self, method: str, url: str, headers: Headers, body: bytes | None, accept: tuple[int, ...]
+        self, method: str, url: str, headers: Headers, body: bytes | None, accept: tuple[int, ...], any_label: bool
     ) -> requests.Response:
         self.leave()
         self.check()
-        self.url = url
+        self.url, self._ahead = url, None
         try:
             response = self._response = self.transport.send(self, method, url, headers, body)
         except Exception as error:
-            self._refusal = self._failure(error)
-            if self._refusal is None:
-                raise
-            raise self._refusal from error
-        status = response.status_code
+            if failure := self._failure(error):
+                raise failure from error
+            raise
+        status, self.headers = response.status_code, response.headers
         if status in accept:
             return response
         if not 200 <= status < 300:
-            self._refusal = status_error(response, self._start(response))
+            refusal = status_error(response, _start_of(self.chunks(response)))
             if status == 429 and self.limits.limiter is not None:
-                self.limits.limiter.refused(self._refusal.retry_after)
-            raise self._refusal
+                self.limits.limiter.refused(refusal.retry_after)
+            raise refusal
         if "text/html" in response.headers.get("Content-Type", "").lower():
-            raise page_error(response, self._start(response))
+            start, self._ahead = _peeked(self.chunks(response))
+            if not any_label or not start.startswith(NO_PAGE):
+                raise page_error(response, _start_of(self.chunks(response)))
         return response
-
-    def time_left(self) -> Timeout:
-        """The timeouts of the next request, within the deadline."""
-        connect, read = self.transport.settings.timeout
-        if self.deadline is None:
-            return connect, read
-        return self.deadline.left(connect) or 0.001, self.deadline.left(read) or 0.001
 
     # Bodies
 
@@ -290,6 +336,9 @@ class Exchange(Owner):
             StreamInterrupted: the body ended before its end.
             APITimeoutError, Cancelled, ProtocolError: as their names say.
         """
+        if self._ahead is not None:
+            ahead, self._ahead = self._ahead, None
+            return ahead
         encoding = response.headers.get("Content-Encoding", "identity")
         received = self._received(response)
         return received if encoding == "identity" else self._decompressed(received, encoding)
@@ -315,39 +364,33 @@ class Exchange(Owner):
             yield data
             self.check()  # much may come of little
 
-    def _start(self, response: requests.Response) -> bytes:
-        """The start of a body that belongs to an error."""
-        body = b""
-        with contextlib.suppress(StreamInterrupted, ProtocolError):
-            for data in self.chunks(response):
-                body += data
-                if len(body) >= ERROR_READ:
-                    break
-        return body
-
     def json(self, response: requests.Response) -> dict[str, Any]:
         """Returns the body's JSON object; raises ProtocolError where it holds none, or is endless."""
         return document(self.chunks(response))
 
-    def drain(self, response: requests.Response) -> None:
-        """Reads what nobody wants, such as what follows the end marker, so that the connection is used again.
+    def drain(self, response: requests.Response, rest: Iterator[bytes] | None = None) -> bytes:
+        """Reads what follows the end of a reply, so that the connection is used again, and returns it.
 
         A server that has more to say, or keeps the body open, does not keep the caller waiting: then the
         connection is closed instead.
+
+        Args:
+            rest: what ``chunks`` gave, where some of the body was read.
         """
-        before, size, read = self.deadline, 0, reader(response.raw)
+        before, found, size = self.deadline, [], 0
         seconds = DRAIN_SECONDS if before is None else before.left(DRAIN_SECONDS)
         self.deadline = Deadline(seconds)
+        rest = self.chunks(response) if rest is None else rest
         with contextlib.suppress(Exception):  # the reply is complete, whatever happens here
             while size < DRAIN_BYTES:
                 for sock in self._socket:  # none for a mock
                     limit(sock, self.deadline, seconds)
-                data = read(READ_SIZE)
-                if not data:
-                    self._read_to_end(response)
+                if (data := next(rest, None)) is None:
                     break
+                found.append(data)
                 size += len(data)
         self.deadline = before
+        return b"".join(found)
 
     # Errors
 
@@ -357,4 +400,31 @@ class Exchange(Owner):
             self.check()  # an interrupted read fails in many ways
         except ChatError as interrupted:
             return interrupted
-        return explanation(error, self.transport.settings.timeout)
+        return explanation(error, self.settings.timeout)
+
+
+def _time_left(exchange: Exchange) -> Timeout:
+    """The timeouts of the next request, within the deadline."""
+    connect, read = exchange.settings.timeout
+    if exchange.deadline is None:
+        return connect, read
+    return exchange.deadline.left(connect) or 0.001, exchange.deadline.left(read) or 0.001
+
+
+def _start_of(body: Iterator[bytes]) -> bytes:
+    """The start of a body that belongs to an error."""
+    start = b""
+    with contextlib.suppress(StreamInterrupted, ProtocolError):
+        for data in body:
+            start += data
+            if len(start) >= ERROR_READ:
+                break
+    return start
+
+
+def _peeked(body: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
+    """How a body begins, without spaces, and the whole of it."""
+    start = b""
+    while len(start.lstrip()) < LABEL_READ and (data := next(body, b"")):
+        start += data
+    return start.lstrip(), chain([start], body)

@@ -9,18 +9,19 @@ from ..provider import Provider
 from .acytoo import Acytoo
 from .berlin import Berlin
 from .h2o import H2o
+from .openai import OpenAICompatible
 from .ylokh import Ylokh
 
-PROVIDERS: dict[str, type[Provider]] = {cls.name: cls for cls in (Berlin, Ylokh, H2o, Acytoo)}
+PROVIDERS: dict[str, type[Provider]] = {cls.name: cls for cls in (Berlin, Ylokh, H2o, Acytoo, OpenAICompatible)}
 #: The group of entry points by which other packages add providers.
 ENTRY_POINTS = "berlin_chat.providers"
 
 
 def provider_names() -> list[str]:
-    """Returns the names that ``get_provider`` knows: the four, then those that other packages add.
+    """Returns the names that ``get_provider`` knows: the five, then those that other packages add.
 
-    >>> provider_names()[:4]
-    ['berlin', 'ylokh', 'h2o', 'acytoo']
+    >>> provider_names()[:5]
+    ['berlin', 'ylokh', 'h2o', 'acytoo', 'openai']
     """
     return [*PROVIDERS, *sorted(name for name in _entry_points() if name not in PROVIDERS)]
 

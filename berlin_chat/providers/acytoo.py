@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from email.message import Message
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..decoding import text
-from ..errors import APIStatusError, InvalidRequest, ProtocolError
+from ..errors import APIStatusError, ProtocolError
 from ..http.failures import reason_in
 from ..http.transport import Exchange
+from ..messages import as_text
 from ..provider import Provider
 from ..reply import Metadata
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..configuration import Configuration
 
 
 class Acytoo(Provider):
@@ -22,7 +28,8 @@ class Acytoo(Provider):
         key: the server's ``key``, where it wants one.
         password: the server's access password, where it wants one; otherwise from ``BERLIN_CHAT_PASSWORD``.
 
-    The protocol fixes the model: one that is asked for is not sent. Its only option is ``temperature``.
+    The protocol fixes the model: one that is asked for is not sent. Its only option is ``temperature``. It has no word
+    for a model server behind it that dies: the reply falls silent, and only ``timeout`` (or a deadline) ends it.
 
     >>> Acytoo(base_url="http://127.0.0.1:8080")
     Acytoo(base_url='http://127.0.0.1:8080', model='gpt-3.5-turbo')
@@ -34,19 +41,20 @@ class Acytoo(Provider):
     supports_message_history = True
     supports_gpt_35_turbo = True
     needs = "nothing; key and password where the server wants them"
+    known_options = frozenset({"temperature"})
 
-    def __init__(self, base_url: str | None = None, *, key: str = "", password: str = "", **configuration: Any) -> None:
+    def __init__(
+        self, base_url: str | None = None, *, key: str = "", password: str = "", **configuration: Unpack[Configuration]
+    ) -> None:
         super().__init__(base_url, **configuration)
         self._key = self.credential("key", key) or ""
         self._password = self.credential("password", password or None) or ""
 
     def payload(self, messages: list[dict[str, Any]], model: str, options: dict[str, Any]) -> dict[str, Any]:
-        if unknown := sorted(set(options) - {"temperature"}):
-            raise InvalidRequest(f"the protocol has no option {unknown[0]!r}: it has 'temperature' only")
         return {
             "key": self._key,
             "model": self.default_model,
-            "messages": messages,
+            "messages": [{**message, "content": as_text(message)} for message in messages],
             "temperature": options.get("temperature", 0.5),
             "password": self._password,
         }

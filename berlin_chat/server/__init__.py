@@ -24,7 +24,7 @@ from .serving import Serving
 
 
 class Upstream(Protocol):
-    """What answers: a provider, or any object with a provider's ``stream``."""
+    """What answers: a provider, or any object with a provider's ``stream``, which answers in text only."""
 
     def stream(self, messages: Any, model: str | None = None, **options: Any) -> Any: ...
 
@@ -38,9 +38,11 @@ class LocalServer:
     Args:
         host: the address to listen on. Any but a loopback address needs a ``password``.
         port: the port, 0 for a free one.
-        upstream: what answers: a provider, or any object with a provider's ``stream``. None for an echo.
+        upstream: what answers: a provider, or any object with a provider's ``stream``, which answers in text. None for
+            an echo. Options that a provider's protocol does not have are left out, with a line in the log; what it
+            has no word for, such as tools and images, is refused.
         delay: seconds before each piece.
-        password: what each protocol then demands in its own place: Berlin as the account's password, Ylokh as the
+        password: what each protocol then demands in its own place: Berlin as the account's password, OpenAI's as the
             bearer key, Acytoo as the field ``password``, H2o as ``Authorization: Bearer …``.
 
     Raises:

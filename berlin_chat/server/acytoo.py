@@ -26,8 +26,9 @@ class AcytooEndpoints(Endpoints):
         checked(self.backend.is_authorized(question.get("password")), "wrong password", 401)
         for key in ("key", "password", "model"):
             checked(isinstance(question.get(key), str), f"{key} must be a string")
-        checked(number(question.get("temperature")), "temperature must be a number")
+        checked(number(question.get("temperature", 0)), "temperature must be a number")
         checked(isinstance(question.get("messages"), list), "messages must be a list")
         # The protocol fixes the model, so the caller has not chosen one.
-        answer = self.backend.answer(as_list(question["messages"]), None, {"temperature": question["temperature"]})
+        options = {name: question[name] for name in ("temperature",) if name in question}
+        answer = self.backend.answer(as_list(question["messages"]), None, options)
         return Response(200, "text/plain; charset=utf-8", Stream(answer, iter(answer)))

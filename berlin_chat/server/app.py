@@ -8,21 +8,22 @@ from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any
 
-from ..errors import APITimeoutError, ChatError, InvalidRequest, RateLimitError
+from ..errors import AllProvidersFailed, APITimeoutError, ChatError, InvalidRequest, RateLimitError
+from ..providers import provider_class
 from .acytoo import AcytooEndpoints
 from .backend import Backend
 from .berlin import BerlinEndpoints
 from .h2o import H2oEndpoints
+from .openai import OpenAIEndpoints
 from .web import Endpoints, Handler, Refused, Request, Response, json_response
-from .ylokh import YlokhEndpoints
 
 log = logging.getLogger("berlin_chat.server")
 
 #: The protocols. A new one is one file beside this one, and one line here.
-PROTOCOLS: tuple[type[Endpoints], ...] = (BerlinEndpoints, YlokhEndpoints, H2oEndpoints, AcytooEndpoints)
+PROTOCOLS: tuple[type[Endpoints], ...] = (BerlinEndpoints, OpenAIEndpoints, H2oEndpoints, AcytooEndpoints)
 
 _WELCOME = b"""This is berlin_chat's own server. It speaks four protocols:
-Berlin, Ylokh (OpenAI's chat completions, at /v1), H2o and Acytoo.
+OpenAI's chat completions (at /v1), Berlin, H2o and Acytoo.
 """
 
 
@@ -61,8 +62,9 @@ class App:
         return [name for endpoints in self._protocols for name in endpoints.conversations()]
 
     def configuration(self, name: str) -> dict[str, Any]:
-        """The arguments with which a provider is authorized."""
-        return next((each.configuration() for each in self._protocols if each.name == name.lower()), {})
+        """The arguments with which a provider of that name is authorized: it speaks its own protocol, or its base's."""
+        spoken = {getattr(cls, "name", "") for cls in provider_class(name).__mro__}
+        return next((each.configuration() for each in self._protocols if each.name in spoken), {})
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         request = Request(environ)
@@ -71,16 +73,19 @@ class App:
         if isinstance(response.body, bytes):
             headers["Content-Length"] = str(len(response.body))
         start_response(f"{response.status} {_phrase(response.status)}", list(headers.items()))
+        if request.method == "HEAD":
+            return []
         return [response.body] if isinstance(response.body, bytes) else response.body
 
     def _route(self, request: Request) -> tuple[Endpoints, Handler, tuple[str, ...]]:
         """Returns the protocol of a request, its handler, and what the handler is given beside the request."""
-        allowed = []
+        allowed: list[str] = []
         for method, pattern, handler, endpoints in self._routes:
             if match := pattern.fullmatch(request.path):
-                if method == request.method:
+                methods = ("GET", "HEAD") if method == "GET" else (method,)
+                if request.method in methods:
                     return endpoints, handler, match.groups()
-                allowed.append(method)
+                allowed += methods
         return self._general, self._general.unknown, tuple(allowed)
 
 
@@ -112,7 +117,8 @@ def _upstream_refusal(error: ChatError) -> Refused:
     headers = {}
     if isinstance(error, RateLimitError) and error.retry_after is not None:
         headers["Retry-After"] = str(int(error.retry_after + 0.999))
-    if isinstance(error, InvalidRequest):
+    refused = error.errors if isinstance(error, AllProvidersFailed) else (error,)
+    if refused and all(isinstance(one, InvalidRequest) for one in refused):
         status = 400
     elif isinstance(error, RateLimitError):
         status = 429

@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from ..errors import InvalidRequest
 from ..messages import Messages, as_list, flatten
+from .backend import FORMS, wish
 
 PREFACE = "This is the echo of berlin_chat's own server: no model is behind it. You said: "
 _WORDS = re.compile(r"\s*\S+|\s+\Z")
@@ -19,4 +21,6 @@ class Echo:
 
     def stream(self, messages: Messages, model: str | None = None, **options: Any) -> Iterator[str]:
         """Yields the words of the answer."""
+        if wished := wish(options, FORMS):
+            raise InvalidRequest(f"the echo has no model that could answer by {wished!r}")
         yield from _WORDS.findall(PREFACE + flatten(as_list(messages)))

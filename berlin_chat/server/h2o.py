@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from ..cancellation import CancelToken
 from ..errors import ChatError
 from ..providers.h2o import H2o
 from .backend import Answer, Backend
@@ -20,6 +21,12 @@ _RENAMED = {"max_new_tokens": "max_tokens"}
 _OWN = ("truncate", "do_sample", "repetition_penalty", "return_full_text")
 
 
+class _Conversation:
+    def __init__(self, model: str) -> None:
+        self.model = model
+        self.stop = CancelToken()  # of its last answer
+
+
 class H2oEndpoints(Endpoints):
     """One lock guards the sessions and their conversations."""
 
@@ -28,13 +35,14 @@ class H2oEndpoints(Endpoints):
     def __init__(self, backend: Backend) -> None:
         super().__init__(backend)
         self._lock = threading.Lock()
-        self._sessions: dict[str, dict[str, str]] = {}  # session → conversation → model
+        self._sessions: dict[str, dict[str, _Conversation]] = {}  # by session, and by its id
 
     def routes(self) -> list[tuple[str, str, Handler]]:
         return [
             ("POST", "/settings", self.settings),
             ("POST", "/conversation", self.create),
             ("POST", "/conversation/([^/]+)", self.complete),
+            ("POST", "/conversation/([^/]+)/stop-generating", self.stop),
             ("DELETE", "/conversation/([^/]+)", self.delete),
         ]
 
@@ -73,11 +81,11 @@ class H2oEndpoints(Endpoints):
         checked(isinstance(model, str) and model, "model must be a string")
         conversation = secrets.token_hex(12)
         with self._lock:
-            session[conversation] = str(model)
+            session[conversation] = _Conversation(str(model))
         return json_response({"conversationId": conversation})
 
-    def complete(self, request: Request, conversation: str) -> Response:
-        model = self._conversation(request, conversation)
+    def complete(self, request: Request, name: str) -> Response:
+        conversation = self._conversation(request, name)
         question = request.json()
         prompt: Any = question.get("inputs")
         parameters: Any = question.get("parameters")
@@ -90,21 +98,27 @@ class H2oEndpoints(Endpoints):
             checked(is_uuid(options.get(key)), f"options.{key} must be a uuid")
         numbers(parameters, "temperature", "truncate", "max_new_tokens", "repetition_penalty")
         wanted = {_RENAMED.get(key, key): value for key, value in parameters.items() if key not in _OWN}
-        answer = self.backend.answer(prompt, None if model == H2o.default_model else model, wanted)
+        model = None if conversation.model == H2o.default_model else conversation.model
+        conversation.stop = CancelToken()
+        answer = self.backend.answer(prompt, model, wanted, conversation.stop)
         return Response(200, "text/event-stream", Stream(answer, _events(answer)), {"Cache-Control": "no-cache"})
 
-    def delete(self, request: Request, conversation: str) -> Response:
+    def stop(self, request: Request, name: str) -> Response:
+        self._conversation(request, name).stop.cancel()
+        return Response(200, "text/plain", b"")
+
+    def delete(self, request: Request, name: str) -> Response:
         session = self._session(request)
         with self._lock:
-            model = session.pop(conversation, None)
-        checked(model is not None, _UNKNOWN, 404)
+            conversation = session.pop(name, None)
+        checked(conversation is not None, _UNKNOWN, 404)
         return json_response({})
 
     def _authorize(self, request: Request) -> None:
         authorized = self.backend.is_authorized(request.bearer_token())
         checked(authorized, "log in first: Authorization: Bearer <the server's password>", 401)
 
-    def _session(self, request: Request) -> dict[str, str]:
+    def _session(self, request: Request) -> dict[str, _Conversation]:
         self._authorize(request)
         with self._lock:
             session = self._sessions.get(request.cookie(_COOKIE) or "")
@@ -112,14 +126,13 @@ class H2oEndpoints(Endpoints):
             raise Refused(405, "accept the settings first")
         return session
 
-    def _conversation(self, request: Request, conversation: str) -> str:
-        """Returns the model of a conversation."""
+    def _conversation(self, request: Request, name: str) -> _Conversation:
         session = self._session(request)
         with self._lock:
-            model = session.get(conversation)
-        if model is None:
+            conversation = session.get(name)
+        if conversation is None:
             raise Refused(404, _UNKNOWN)
-        return model
+        return conversation
 
 
 def _events(answer: Answer) -> Iterator[str]:

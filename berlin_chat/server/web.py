@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qs
 from uuid import UUID
 
 from ..decoding import parse
 from ..errors import ChatError
-from .backend import Answer, Backend
+from .backend import Backend
 
 
 class Refused(Exception):
@@ -90,6 +90,10 @@ class Response(NamedTuple):
     headers: dict[str, str] = {}  # noqa: RUF012
 
 
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
 class Stream:
     """A body that is sent as it is produced: the answer's pieces, each put into the protocol's form.
 
@@ -98,7 +102,7 @@ class Stream:
         encoded: the answer in the protocol's form.
     """
 
-    def __init__(self, answer: Answer, encoded: Iterator[str]) -> None:
+    def __init__(self, answer: _Closable, encoded: Iterator[str]) -> None:
         self._answer = answer
         self._encoded = encoded
 

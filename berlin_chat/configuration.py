@@ -1,0 +1,121 @@
+"""What a provider is made with: its arguments, the environment, credentials; and how it is made anew from them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypedDict
+
+import requests
+
+from . import validation
+from .errors import InvalidRequest, ProviderNotWorking
+from .http.transport import Settings, Transport
+from .redaction import Redactor, secrets_in_address, secrets_in_headers
+
+#: Seconds for a connection, and between two reads.
+DEFAULT_TIMEOUT = (10.0, 120.0)
+
+_NO_ADDRESS = (
+    "no base URL, and the hosted service is gone. Give base_url=…, or set BERLIN_CHAT_URL or BERLIN_CHAT_{name}_URL, or"
+    " start a berlin_chat.server.LocalServer"
+)
+_HOSTED = "; or name the hosted address on purpose: {cls}(base_url={cls}.url)"
+
+
+class Configuration(TypedDict, total=False):
+    """The arguments that all providers have, for the signatures of those that pass them on."""
+
+    model: str | None
+    proxy: str | None
+    timeout: float | tuple[float | None, float | None] | None
+    headers: Mapping[str, str | None] | None
+    verify: bool | str
+    retries: int
+    pool_size: int
+    session: requests.Session | None
+
+
+class Configured:
+    """The part of :class:`~berlin_chat.Provider` that keeps its arguments, which are described there."""
+
+    name: ClassVar[str] = ""
+    url: ClassVar[str] = ""
+    working: ClassVar[bool] = False
+    default_model: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        model: str | None = None,
+        proxy: str | None = None,
+        timeout: float | tuple[float | None, float | None] | None = DEFAULT_TIMEOUT,
+        headers: Mapping[str, str | None] | None = None,
+        verify: bool | str = True,
+        retries: int = 2,
+        pool_size: int = 1000,
+        session: requests.Session | None = None,
+    ) -> None:
+        given = {**locals(), "headers": dict(headers) if headers else None}
+        self._configuration: dict[str, Any] = {name: given[name] for name in given if name not in ("self", "__class__")}
+        found, source = (base_url, "base_url") if base_url else self._url_from_environment()
+        self.base_url: str | None = validation.checked_url(found, source) if found else None
+        self.model = model or self.default_model
+        self._secrets = Redactor()
+        checked = Settings(
+            self.base_url,
+            validation.checked_headers(headers),
+            session,
+            validation.checked_proxy(proxy),
+            validation.checked_timeout(timeout),
+            validation.checked_verify(verify),
+            validation.checked_count(retries, "retries", 0),
+            validation.checked_count(pool_size, "pool_size", 1),
+        )
+        self._secrets.add(*secrets_in_headers(checked.headers), *secrets_in_address(checked.proxy))
+        self._transport = Transport(checked, self._secrets)
+
+    def check_address(self) -> None:
+        """Raises ProviderNotWorking, with the ways out, if it is not known whom to ask."""
+        if self.base_url is None:
+            ways_out = _NO_ADDRESS + (_HOSTED if self.url else "")
+            raise ProviderNotWorking(
+                ways_out.format(cls=type(self).__name__, name=self.name.upper()), provider=self.name
+            )
+
+    def credential(self, name: str, given: str | None) -> str | None:
+        """Returns an argument, or else the environment's ``BERLIN_CHAT_<NAME>``; from then on no error shows it.
+
+        Raises:
+            InvalidRequest: it is no ``str``.
+        """
+        self._configuration[name] = given
+        value = given if given is not None else os.environ.get(f"BERLIN_CHAT_{name.upper()}")
+        if value is not None and not isinstance(value, str):
+            raise InvalidRequest(f"{name} is of type {type(value).__name__}, not str")
+        if name != "account":
+            self._secrets.add(value)
+        return value or None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(base_url={self.base_url!r}, model={self.model!r})"
+
+    def __reduce__(self) -> Any:
+        if self._configuration.get("session") is not None:
+            raise TypeError("a provider with a session of the caller's cannot be pickled")
+        return _restored, (type(self), self.full_configuration())
+
+    def full_configuration(self) -> dict[str, Any]:
+        """Returns the arguments that make another one like it, here or in another process."""
+        return {name: self.base_url if name == "base_url" else value for name, value in self._configuration.items()}
+
+    def _url_from_environment(self) -> tuple[str | None, str]:
+        for variable in (f"BERLIN_CHAT_{self.name.upper()}_URL", "BERLIN_CHAT_URL"):
+            if value := os.environ.get(variable):
+                return value, variable
+        return (self.url, "url") if self.working else (None, "")
+
+
+def _restored(cls: type[Configured], configuration: dict[str, Any]) -> Configured:
+    return cls(**configuration)

@@ -1,0 +1,132 @@
+"""OpenAICompatible: OpenAI's chat completions, as model servers speak them. ``PROTOCOLS.md``, "OpenAICompatible"."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import urlencode, urlsplit
+
+import requests
+
+from ..completions import ENDS, Completion
+from ..configuration import Configuration
+from ..errors import APIStatusError, APITimeoutError, InvalidRequest, ProtocolError, StreamInterrupted
+from ..http.transport import Exchange
+from ..provider import Provider
+from ..redaction import secrets_in_headers
+from ..reply import Event, Metadata
+from ..validation import checked_count, checked_header
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+#: What servers say of a field that they do not know.
+_UNKNOWN_FIELD = ("stream_options", "include_usage", "extra", "unknown", "unrecogni", "unsupported", "unexpected")
+#: The longest event that is read unless the caller says otherwise, in bytes: an image is one.
+MAX_EVENT = 16 * 2**20
+
+
+class OpenAIConfiguration(Configuration, total=False):
+    """What :class:`Ylokh` passes on."""
+
+    api_key: str | None
+    params: Mapping[str, str] | None
+    max_event_bytes: int
+
+
+class OpenAICompatible(Provider):
+    """A server of OpenAI's chat completions: Ollama, llama.cpp, vLLM, LM Studio, LiteLLM, Azure and many more.
+
+    Args:
+        base_url: the server's address as its documentation gives it, with or without ``/v1``; its other arguments are
+            those of :class:`Provider`.
+        api_key: sent as a bearer token; otherwise from ``BERLIN_CHAT_API_KEY``. None for servers without keys.
+        params: stand behind the ``?`` of each address, such as Azure's ``{"api-version": "2024-10-21"}``.
+        end: what proves that a streamed reply is whole: ``"finish_reason"``; ``"done"``, for servers whose ``[DONE]``
+            must be enough; ``"close"``, for those that send neither.
+        max_event_bytes: the longest event of a stream that is read.
+
+    >>> OpenAICompatible(base_url="http://127.0.0.1:11434/v1", model="llama3")
+    OpenAICompatible(base_url='http://127.0.0.1:11434', model='llama3')
+    """
+
+    name = "openai"
+    default_model = "gpt-3.5-turbo"
+    supports_message_history = True
+    supports_gpt_35_turbo = True
+    needs = "nothing; an API key where the server wants one"
+    unstreamed: ClassVar[dict[str, Any]] = {"stream": False}
+
+    #: What is sent beside messages and model unless the question says otherwise.
+    defaults: ClassVar[dict[str, Any]] = {"stream": True, "stream_options": {"include_usage": True}}
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        api_key: str | None = None,
+        params: Mapping[str, str] | None = None,
+        end: str = "finish_reason",
+        max_event_bytes: int = MAX_EVENT,
+        **configuration: Unpack[Configuration],
+    ) -> None:
+        super().__init__(base_url, **configuration)
+        if self.base_url is not None and urlsplit(self.base_url).path in ("/v1", "/v1/chat/completions"):
+            self.base_url = self.base_url.removesuffix("/chat/completions").removesuffix("/v1")
+        self._api_key = self.credential("api_key", api_key)
+        checked_header(self._api_key, "api_key")
+        if end not in ENDS:
+            raise InvalidRequest(f"end must be one of {', '.join(map(repr, ENDS))}")
+        self._end = end
+        self._max_event = checked_count(max_event_bytes, "max_event_bytes", 1)
+        #: Where its endpoints are: below ``/v1`` unless the address has a path. And the headers that it is sent.
+        self._api = f"{self.base_url}{'' if urlsplit(self.base_url).path else '/v1'}".removesuffix("/chat/completions")
+        self._headers = {"Authorization": f"Bearer {self._api_key}"} if self._api_key else {}
+        self._query = f"?{urlencode(params)}" if params else ""
+        self._secrets.add(*secrets_in_headers(params or {}))
+        self._configuration.update(params=params and dict(params), end=end, max_event_bytes=max_event_bytes)
+        self._counts = True  # whether the server takes stream_options; set once, to False, by whoever learns it
+
+    def payload(self, messages: list[dict[str, Any]], model: str, options: dict[str, Any]) -> dict[str, Any]:
+        if options.get("n") not in (None, 1):
+            raise InvalidRequest("n asks for several replies in one: ask several times, by ask_many([prompt] * n)")
+        body = {"messages": messages, "model": model, **self.defaults, **options}
+        if not self._counts or not body["stream"]:
+            body = {name: value for name, value in body.items() if name != "stream_options" or name in options}
+        return body
+
+    def pieces(
+        self, exchange: Exchange, body: bytes, model: str, metadata: Metadata
+    ) -> Generator[str | Event, None, None]:
+        response = self._ask(exchange, body)
+        completion, chunks = Completion(metadata, self._max_event), exchange.chunks(response)
+        try:
+            yield from completion.read(chunks)
+            if completion.done:
+                completion.after(exchange.drain(response, chunks))
+        except (StreamInterrupted, APITimeoutError):
+            if not completion.finished or exchange.interrupted:
+                raise
+        yield from completion.finish(self._end)
+
+    def model_names(self, exchange: Exchange) -> list[str]:
+        answer = exchange.json(exchange.request("GET", f"{self._api}/models{self._query}", headers=self._headers))
+        try:
+            return [str(model["id"]) for model in answer["data"]]
+        except (KeyError, TypeError):
+            raise ProtocolError("a list of models without data[].id", detail=str(answer), status=200) from None
+
+    def _ask(self, exchange: Exchange, body: bytes) -> requests.Response:
+        address, how = f"{self._api}/chat/completions{self._query}", {"headers": self._headers, "any_label": True}
+        try:
+            return exchange.post(address, body, **how)
+        except APIStatusError as error:
+            question, ours = json.loads(body), self.defaults.get("stream_options")
+            said = str(error.detail).lower()
+            refused = error.status in (400, 422) and (not said or any(word in said for word in _UNKNOWN_FIELD))
+            if not refused or not ours or question.pop("stream_options", None) != ours:
+                raise
+            response = exchange.post(address, question, **how)
+            self._counts = False
+            return response

@@ -1,0 +1,223 @@
+"""The endpoints of OpenAI's chat completions. ``PROTOCOLS.md``, section "OpenAICompatible"."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
+from time import time
+from typing import Any
+
+from ..errors import ChatError
+from ..messages import as_list
+from ..providers.h2o import H2o
+from ..providers.openai import OpenAICompatible
+from ..providers.ylokh import Ylokh
+from ..reply import Event, Reply, ToolCall
+from .backend import Answer
+from .web import Endpoints, Handler, Refused, Request, Response, Stream, checked, json_response, number, numbers
+
+#: The largest ``n``, which is OpenAI's.
+MAX_CHOICES = 128
+_USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+_DELTAS = {"text": "content", "reasoning": "reasoning_content", "refusal": "refusal"}
+
+
+class OpenAIEndpoints(Endpoints):
+    name = OpenAICompatible.name
+
+    def routes(self) -> list[tuple[str, str, Handler]]:
+        return [
+            ("POST", "/v1/chat/completions", self.complete),
+            ("GET", "/v1/models", self.models),
+            ("GET", "/v1/models/(.+)", self.model),
+        ]
+
+    def refusal(self, refused: Refused) -> Response:
+        kind = "invalid_request_error" if refused.status < 500 else "server_error"
+        kind = {401: "authentication_error", 429: "rate_limit_error"}.get(refused.status, kind)
+        error = {"message": refused.message, "type": kind, "param": None, "code": None}
+        return json_response({"error": error}, refused.status, refused.headers)
+
+    def configuration(self) -> dict[str, Any]:
+        return {"api_key": self.backend.password} if self.backend.password else {}
+
+    def models(self, request: Request) -> Response:
+        self._authorize(request)
+        return json_response({"object": "list", "data": list(self._models().values())})
+
+    def model(self, request: Request, name: str) -> Response:
+        self._authorize(request)
+        name = name.replace("%2F", "/")  # the only escape that is left in a path
+        models = self._models()
+        checked(name in models, f"there is no model {name!r}", 404)
+        return json_response(models[name])
+
+    def _models(self) -> dict[str, dict[str, Any]]:
+        names = [*self.backend.models(), OpenAICompatible.default_model, H2o.default_model]
+        return {name: {"id": name, "object": "model", "created": 0, "owned_by": "berlin_chat"} for name in names}
+
+    def complete(self, request: Request) -> Response:
+        self._authorize(request)
+        question = request.json()
+        messages, model = question.pop("messages", None), question.pop("model", None)
+        stream, count = question.pop("stream", False), question.pop("n", None)
+        stream_options = question.get("stream_options")
+        checked(isinstance(messages, list) and messages, "messages must be a list that is not empty")
+        checked(isinstance(model, str) and model, "model must be a string")
+        checked(isinstance(stream, bool), "stream must be a boolean")
+        checked(stream_options is None or isinstance(stream_options, dict), "stream_options must be an object")
+        checked(
+            count is None or (number(count) and count in range(1, MAX_CHOICES + 1)),
+            f"n must be a whole number from 1 to {MAX_CHOICES}",
+        )
+        given = {name: value for name, value in question.items() if value is not None}
+        numbers(given, "temperature", "top_p", "presence_penalty", "frequency_penalty", "max_tokens")
+        if not stream or not stream_options:  # they are the upstream's too, which alone can count
+            question.pop("stream_options", None)
+        wanted = None if model == OpenAICompatible.default_model else model
+        ask = partial(self.backend.answer, as_list(messages), wanted, question, text_only=False)
+        answers = _Answers(ask, int(count or 1))
+        if not stream:
+            with closing(answers):
+                return _completion(answers, model)
+        chunks = _events(answers, model, bool(stream_options and stream_options.get("include_usage")))
+        return Response(200, "text/event-stream", Stream(answers, chunks), {"Cache-Control": "no-cache"})
+
+    def _authorize(self, request: Request) -> None:
+        authorized = self.backend.is_authorized(request.bearer_token())
+        checked(authorized, "wrong API key: it is the server's password", 401)
+
+
+class _Answers:
+    """As many answers as there are choices, one after the other. The first one has begun."""
+
+    def __init__(self, ask: Callable[[], Answer], count: int) -> None:
+        self._ask = ask
+        self._count = count
+        self._current = ask()
+
+    def __iter__(self) -> Iterator[Answer]:
+        yield self._current
+        for _ in range(self._count - 1):
+            self._current = self._ask()  # the one before was read to its end
+            yield self._current
+
+    def close(self) -> None:
+        self._current.close()
+
+
+# In one piece
+
+
+def _completion(answers: _Answers, model: str) -> Response:
+    choices, replies = [], []
+    for index, answer in enumerate(answers):
+        for _ in answer.events():
+            pass
+        reply = answer.reply
+        message = reply.message
+        if reply.reasoning is not None:
+            message["reasoning_content"] = reply.reasoning
+        message.update(_annotations(reply))
+        choices.append({"index": index, "message": message, **_end(reply)})
+        replies.append(reply)
+    body = {**_head("chat.completion", model), "choices": choices, "usage": _usage(replies)}
+    return json_response({**body, **_citations(*replies)})
+
+
+# In chunks
+
+
+def _events(answers: _Answers, model: str, with_usage: bool) -> Iterator[str]:
+    head = _head("chat.completion.chunk", model)
+    replies = []
+    try:
+        for index, answer in enumerate(answers):
+            told: dict[int | None, ToolCall] = {}
+            yield _event({**head, "choices": [_choice(index, {"role": "assistant", "content": ""})]})
+            for event in answer.events():
+                yield _event({**head, "choices": [_choice(index, _delta(event, told))]})
+            reply = answer.reply
+            choice = {**_choice(index, _annotations(reply)), **_end(reply)}
+            yield _event({**head, "choices": [choice], **_citations(reply)})
+            replies.append(reply)
+        if with_usage:
+            yield _event({**head, "choices": [], "usage": _usage(replies)})
+    except ChatError as error:
+        yield _event({"error": {"message": str(error), "type": "upstream_error", "code": error.status}})
+        return
+    yield "data: [DONE]\n\n"
+
+
+def _event(value: dict[str, Any]) -> str:
+    return f"data: {json.dumps(value)}\n\n"
+
+
+def _choice(index: int, delta: dict[str, Any]) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "finish_reason": None}
+
+
+def _delta(event: Event, told: dict[int | None, ToolCall]) -> dict[str, Any]:
+    """One event; of a call of a tool what is new, with what was told of it before in ``told``, by its place."""
+    if event.call is None:
+        return {_DELTAS[event.kind]: event.text}
+    call, before = event.call, told.get(event.place, ToolCall("", "", ""))
+    new: dict[str, Any] = {"index": event.place}
+    if call.id != before.id:
+        new["id"] = call.id
+    if event.place not in told:
+        new["type"] = "function"
+    new.update((key, value) for key, value in call.extra.items() if before.extra.get(key) != value)
+    new["function"] = {"arguments": event.text}
+    if call.name != before.name:
+        new["function"]["name"] = call.name.removeprefix(before.name)
+    told[event.place] = call._replace(extra=dict(call.extra))
+    return {"tool_calls": [new]}
+
+
+# What both have
+
+
+def _head(kind: str, model: str) -> dict[str, Any]:
+    return {"id": f"chatcmpl-{uuid.uuid4().hex}", "object": kind, "created": int(time()), "model": model}
+
+
+def _annotations(reply: Reply) -> dict[str, Any]:
+    return {"annotations": reply.annotations} if reply.annotations else {}
+
+
+def _citations(*replies: Reply) -> dict[str, Any]:
+    found = [citation for reply in replies for citation in reply.citations or ()]
+    return {"citations": found} if found else {}
+
+
+def _end(reply: Reply) -> dict[str, Any]:
+    """What stands in a choice when it has ended.
+
+    An upstream of the same protocol that gave no ``finish_reason`` has perhaps not finished, and the client decides.
+    In the other protocols the end itself says that it has.
+    """
+    unsaid = None if reply.provider in (OpenAICompatible.name, Ylokh.name) else "stop"
+    logprobs = {"logprobs": reply.logprobs} if reply.logprobs else {}
+    return {"finish_reason": reply.finish_reason or unsaid, **logprobs}
+
+
+def _usage(replies: list[Reply]) -> dict[str, Any]:
+    """The upstream's counts, added up; zeros where it has none, for nothing is counted here."""
+    total: dict[str, Any] = dict(_USAGE)
+    for reply in replies:
+        total = _sum(total, dict(reply.usage or {}))
+    return total
+
+
+def _sum(total: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    result = {**total, **{key: value for key, value in more.items() if value is not None or key not in total}}
+    for key in total.keys() & more.keys():
+        if number(total[key]) and number(more[key]):
+            result[key] = total[key] + more[key]
+        elif isinstance(total[key], dict) and isinstance(more[key], dict):
+            result[key] = _sum(total[key], more[key])
+    return result

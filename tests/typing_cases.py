@@ -1,0 +1,197 @@
+"""Right and wrong calls, as a user's type checker sees them; ``test_typing.py`` runs two of them. Nothing here runs.
+
+Each wrong call has an ignore, which both checkers must need. What stands without one must be right, and of the type
+that is asserted.
+"""
+
+# pyright: strict, reportUnnecessaryTypeIgnoreComment=true
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import requests
+
+from berlin_chat import (
+    Acytoo,
+    Answer,
+    Berlin,
+    CancelToken,
+    ChatError,
+    Event,
+    Exchange,
+    Fallback,
+    H2o,
+    LiveReply,
+    Metadata,
+    OpenAICompatible,
+    Provider,
+    Race,
+    Reply,
+    ToolCall,
+    Ylokh,
+    ask_many,
+    get_provider,
+    image,
+    provider_names,
+    race,
+    stream_many,
+)
+from berlin_chat.decoding import text
+
+if TYPE_CHECKING:
+    from typing_extensions import assert_type
+
+URL = "http://127.0.0.1:8080"
+
+
+def the_arguments_of_a_provider() -> None:
+    OpenAICompatible(
+        URL, api_key="x", params={"api-version": "1"}, end="close", max_event_bytes=1, model="m", proxy="", timeout=3
+    )
+    OpenAICompatible(base_url=URL, timeout=(1, None), headers={"a": "b", "c": None}, verify="ca.pem", retries=0)
+    Ylokh(URL, api_key=None, pool_size=3, session=requests.Session())
+    Berlin(URL, account="me", password="x", token=None, timeout=None)
+    H2o(URL, model="m", verify=False)
+    Acytoo(URL, key="k", password="p", retries=2)
+
+    OpenAICompatible(timeout="3")  # type: ignore[arg-type]
+    OpenAICompatible(params=[("a", "b")])  # type: ignore[arg-type]
+    OpenAICompatible(api_kye="x")  # type: ignore[call-arg]
+    Ylokh(timeut=3)  # type: ignore[call-arg]
+    Ylokh(max_event_bytes="1")  # type: ignore[arg-type]
+    Berlin(acount="me")  # type: ignore[call-arg]
+    Berlin(api_key="x")  # type: ignore[call-arg]
+    H2o(api_key="x")  # type: ignore[call-arg]
+    H2o(headers="x")  # type: ignore[arg-type]
+    Acytoo(retries="2")  # type: ignore[arg-type]
+    Acytoo(URL, "key")  # type: ignore[call-arg]
+
+
+def a_question(provider: Provider, messages: list[dict[str, str]], token: CancelToken) -> None:
+    provider.ask("Hi")
+    provider.ask({"role": "user", "content": "Hi"}, "m")
+    provider.ask(messages, model=None, deadline=3, cancel=token, timeout=(1, 2.5), headers={"a": None}, retries=0)
+    provider.ask([{"role": "user", "content": [image("photo.png"), {"type": "text", "text": "?"}]}])
+    provider.ask("Hi", temperature=0.5, tools=[{"type": "function"}], seed=None, extra_body={"a": [1]})
+    provider.ask(message for message in messages)
+
+    provider.ask()  # type: ignore[call-arg]
+    provider.ask(3)  # type: ignore[arg-type]
+    provider.ask([b"Hi"])  # type: ignore[list-item]
+    provider.ask("Hi", timeout="3")  # type: ignore[arg-type]
+    provider.ask("Hi", retries="2")  # type: ignore[arg-type]
+    provider.ask("Hi", "m", 3)  # type: ignore[call-arg]
+    provider.stream("Hi", deadline="x")  # type: ignore[arg-type]
+    provider.stream("Hi", cancel=True)  # type: ignore[arg-type]
+    provider.open("Hi", headers="x")  # type: ignore[arg-type]
+    provider.open("Hi", extra_body="x")  # type: ignore[arg-type]
+
+
+def what_a_question_gives(provider: Provider) -> None:
+    assert_type(provider.stream("Hi"), Generator[str, None, Reply])
+    assert_type(provider.ask("Hi"), Reply)
+    assert_type(provider.open("Hi"), LiveReply)
+    assert_type(provider.models(), list[str])
+    for piece in provider.stream("Hi"):
+        assert_type(piece, str)
+    with provider as same, same.open("Hi") as live:
+        assert_type(same, Provider)
+        assert_type(live, LiveReply)
+        for piece in live:
+            assert_type(piece, str)
+        for event in live.events():
+            assert_type(event, Event)
+            assert_type(event.call, ToolCall | None)
+        assert_type(live.text, str)
+        assert_type(live.reply, Reply | None)
+        print(live.reply.model)  # type: ignore[union-attr]
+    with OpenAICompatible() as own:
+        assert_type(own, OpenAICompatible)
+
+
+def a_reply(reply: Reply, no_reply: str) -> None:
+    assert_type(reply.upper(), str)
+    assert_type(reply.model, str | None)
+    assert_type(reply.finish_reason, str | None)
+    assert_type(reply.usage, Mapping[str, Any] | None)
+    assert_type(reply.tool_calls, tuple[ToolCall, ...])
+    assert_type(reply.tool_calls[0].arguments, str)
+    assert_type(reply.tool_calls[0].parsed(), dict[str, Any])
+    assert_type(reply.reasoning, str | None)
+    assert_type(reply.refusal, str | None)
+    assert_type(reply.logprobs, Mapping[str, Any] | None)
+    assert_type(reply.citations, list[Any] | None)
+    assert_type(reply.headers, Mapping[str, str])
+    assert_type(reply.message, dict[str, Any])
+    assert_type(reply.seconds, float)
+    assert_type(reply.first_piece_seconds, float | None)
+    assert_type(reply.attempts, int)
+    text: str = reply
+    reply = no_reply  # type: ignore[assignment]
+    print(text, reply.tool_call)  # type: ignore[attr-defined]
+
+
+def the_calls_of_old_code(provider: Ylokh, messages: list[dict[str, str]]) -> None:
+    assert_type(Ylokh.create_completion("m", messages), Iterator[str])
+    assert_type(provider.create_completion(None, "Hi", stream=False, proxy="", timeout=3), Iterator[str])
+    Berlin.create_completion("m", messages, True, None, (1, 2), base_url=URL, account="me", temperature=0)
+
+    Ylokh.create_completion("m")  # type: ignore[call-arg]
+    Ylokh.create_completion("m", messages, timeout="3")  # type: ignore[arg-type]
+    provider.create_completion("m", 3)  # type: ignore[arg-type]
+    provider.create_completion("m", messages, stream="yes")  # type: ignore[arg-type]
+    print(provider.create_completion("m", messages).reply)  # type: ignore[attr-defined]
+
+
+def several(provider: Provider) -> None:
+    assert_type(Fallback([provider, H2o, "berlin"]).ask("Hi"), Reply)
+    assert_type(Race([provider], stagger=0.5).stream("Hi"), Generator[str, None, Reply])
+    assert_type(race([provider, "ylokh"], "Hi", stagger=1), Generator[str, None, Reply])
+    assert_type(get_provider("h2o", base_url=URL), Provider)
+    assert_type(provider_names(), list[str])
+    for answer in ask_many(provider, ["one", "two"], max_workers=2, temperature=0):
+        assert_type(answer, Answer)
+        assert_type(answer.reply, Reply | None)
+    for index, piece in stream_many(provider, ["one", "two"]):
+        assert_type(index, int)
+        assert_type(piece, str | ChatError)
+
+    Fallback([3])  # type: ignore[list-item]
+    Fallback([provider], model="m")  # type: ignore[call-arg]
+    Race([provider], stagger="x")  # type: ignore[arg-type]
+    ask_many(provider, ["one"], max_workers="2")  # type: ignore[arg-type]
+    ask_many(provider, ["one"], on_error="ignore")  # type: ignore[arg-type]
+
+
+class Plain(Provider):
+    """A provider of one's own, with its types."""
+
+    name = "plain"
+    default_model = "any"
+
+    def payload(self, messages: list[dict[str, Any]], model: str, options: dict[str, Any]) -> dict[str, Any]:
+        return {"prompt": messages[-1]["content"], **options}
+
+    def pieces(
+        self, exchange: Exchange, body: bytes, model: str, metadata: Metadata
+    ) -> Generator[str | Event, None, None]:
+        response = exchange.post("/say", body, any_label=True)
+        yield Event("reasoning", "Hm.")
+        yield from text(exchange.chunks(response))
+        metadata.finish_reason, metadata.id = "stop", "1"
+        metadata.usage = 3  # type: ignore[assignment]
+
+    def model_names(self, exchange: Exchange) -> list[str]:
+        return list(exchange.json(exchange.request("GET", "/models")))
+
+
+class Broken(Provider):
+    def payload(self, messages: str) -> str:  # type: ignore[override]
+        return messages
+
+
+def takes_a_callable(ask: Callable[[str], Reply], provider: Provider) -> None:
+    takes_a_callable(provider.ask, Plain(URL, timeout=3))
+    Plain(URL, timeut=3)  # type: ignore[call-arg]

@@ -9,7 +9,8 @@ This is the echo of berlin_chat's own server: no model is behind it. You said: W
 
 import logging
 
-from .batch.checkpoint import Answer
+from .batch.answers import Answer
+from .batch.keys import keyed
 from .batch.pieces import stream_many
 from .batch.pool import ask_many
 from .cancellation import CancelToken
@@ -27,6 +28,7 @@ from .errors import (
     RateLimitError,
     StreamInterrupted,
 )
+from .groups.balance import Balance
 from .groups.fallback import Fallback
 from .groups.race import Race, race
 from .http.transport import Exchange
@@ -50,6 +52,7 @@ __all__ = [
     "AllProvidersFailed",
     "Answer",
     "AuthenticationError",
+    "Balance",
     "Berlin",
     "CancelToken",
     "Cancelled",
@@ -77,6 +80,7 @@ __all__ = [
     "ask_many",
     "get_provider",
     "image",
+    "keyed",
     "provider_names",
     "race",
     "stream_many",

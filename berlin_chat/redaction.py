@@ -22,10 +22,15 @@ _KEPT = 100
 _ENTITIES = {'"': "quot", "&": "amp", "'": "apos", "<": "lt", ">": "gt"}
 
 
+def is_secret(name: str, value: str) -> bool:
+    """Whether a header's or a field's value is a secret, by its name."""
+    return bool(value and _SECRET_HEADER.search(name))
+
+
 def secrets_in_headers(headers: Mapping[str, str | None]) -> Iterator[str]:
     """Yields the values of headers such as ``Authorization`` and ``X-Api-Key``, with and without ``Bearer``."""
     for name, value in headers.items():
-        if value and _SECRET_HEADER.search(name):
+        if value and is_secret(name, value):
             yield value
             yield value.rpartition(" ")[2]
             if name.lower() == "cookie":

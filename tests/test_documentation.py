@@ -25,6 +25,7 @@ import pytest
 import berlin_chat
 from berlin_chat import (
     Acytoo,
+    Balance,
     Berlin,
     ChatError,
     Fallback,
@@ -36,6 +37,7 @@ from berlin_chat import (
     StreamInterrupted,
     Ylokh,
 )
+from berlin_chat.groups.group import Group
 from berlin_chat.messages import as_list
 from berlin_chat.server import LocalServer
 from model_server import ModelServer
@@ -176,6 +178,7 @@ NAMED = {
     "dask": "`berlin_chat[dask]`",
     "distributed": "`berlin_chat[dask]`",
     "responses": "`pip install responses`",
+    "pandas": "`pip install pandas`",
 }
 
 
@@ -393,8 +396,8 @@ def described_arguments() -> dict[tuple[str, str], str]:
 
 def test_the_readme_describes_every_argument_of_every_provider() -> None:
     actual = {}
-    for cls in (*FIVE, Fallback, Race):
-        bases = (cls,) if cls in (Fallback, Race) else cls.__mro__[-2::-1]
+    for cls in (*FIVE, Balance, Fallback, Race):
+        bases = (cls,) if issubclass(cls, Group) else cls.__mro__[-2::-1]
         for parameters in (inspect.signature(base.__init__).parameters for base in bases if "__init__" in vars(base)):
             for name, parameter in list(parameters.items())[1:]:
                 if parameter.kind is not parameter.VAR_KEYWORD:

@@ -159,7 +159,7 @@ class Across(Executor):
         self._waiting: list[tuple[Future[Any], bytes]] = []
 
     def submit(self, work: Any, chunk: Any) -> Future[Any]:  # type: ignore[override]
-        self.chunks.append([index for index, _ in chunk])
+        self.chunks.append([index for index, *_ in chunk])
         self.moments.append(time.monotonic())
         future = Future[Any]()
         self._waiting.append((future, pickle.dumps((work, chunk))))
@@ -167,7 +167,7 @@ class Across(Executor):
             for waiting, pickled in self._waiting:
                 work, chunk = pickle.loads(pickled)
                 waiting.set_result(pickle.loads(pickle.dumps(work(chunk))))
-                self.finished += [index for index, _ in chunk]
+                self.finished += [index for index, *_ in chunk]
             self._waiting.clear()
         return future
 

@@ -5,190 +5,205 @@ from __future__ import annotations
 import json
 import os
 import threading
-from array import array
-from time import monotonic
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
-from ..errors import ChatError, InvalidRequest
-from ..reply import Reply
+from ..errors import InvalidRequest
+from .answers import Answer, Format, PlainFormat, Recorded, as_line
+from .description import differences
+from .journal import Journal
+from .keys import Asked, key_bytes, number_of, written
+from .places import Places
 
-#: How often what was written is forced to the disk, in seconds: what a power failure can cost. A killed
-#: process costs nothing, for each line is handed to the system at once.
-SYNC_INTERVAL = 1.0
-
-
-class Answer(NamedTuple):
-    """What became of one prompt of a batch.
-
-    Attributes:
-        index: its place among the prompts, from 0.
-        prompt: what was asked.
-        reply: the reply, None where there is an error.
-        error: why there is no reply, else None.
-        seconds: how long it took, without waiting for its turn.
-        attempts: how often it was sent, counting retries.
-    """
-
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
-    prompt: Any
-    reply: Reply | None
-    error: ChatError | None
-    seconds: float
-    attempts: int
-
-
-class Format(Protocol):
-    """How an answer is written as one JSON object, and read again.
-
-    Attributes:
-        beginning: how each line begins, so that a torn one can be told from somebody else's file.
-    """
-
-    beginning: bytes
-
-    def encode(self, answer: Answer) -> dict[str, Any]:
-        """Returns the object of an answer that has a reply."""
-
-    def decode(self, line: dict[str, Any]) -> tuple[int, Any, Reply]:
-        """Returns index, fingerprint of the prompt, and reply; raises KeyError, TypeError or ValueError for others."""
-
-    def fingerprint(self, prompt: Any) -> Any:
-        """Returns what ``decode`` gives for that prompt, by which it is known again."""
-
-
-class PlainFormat:
-    """Index, prompt, reply, and what is known about it."""
-
-    beginning = b'{"index": '
-    _FACTS = ("provider", "model", "finish_reason", "usage", "seconds", "attempts")
-
-    def encode(self, answer: Answer) -> dict[str, Any]:
-        reply = answer.reply
-        facts = {name: getattr(reply, name) for name in self._FACTS}
-        return {"index": answer.index, "prompt": answer.prompt, "reply": str(reply), **facts}
-
-    def decode(self, line: dict[str, Any]) -> tuple[int, Any, Reply]:
-        reply = Reply(line["reply"], **{name: line[name] for name in self._FACTS})
-        return int(line["index"]), line["prompt"], reply
-
-    def fingerprint(self, prompt: Any) -> Any:
-        return json.loads(json.dumps(prompt))  # as it looks when it comes back
+#: What a line raises that is no answer.
+_WRONG = (ValueError, KeyError, TypeError, AttributeError)
+_ASK_ANEW = 'let those that differ be asked anew: checkpoint_mismatch="ask"'
 
 
 class Checkpoint:
-    """A file with one JSON object a line for each answer. Open from ``open`` to ``close``.
+    """A file with one JSON object a line for each answer, for one writer. Open from ``open`` to ``close``.
 
-    ``record`` may be called from any thread; one lock guards the file. Two processes must not share a file.
+    The first answer of each run also holds, as ``asked``, a description of what is asked of whom. It counts for the
+    lines that follow; the file's first, for those before it, too. Answers to other questions are not found.
+
+    ``record`` may be called from any thread; one lock guards the file.
 
     Args:
-        path: the file; it is made where there is none. A last line that was torn is mended.
+        path: the file, see ``Journal``. A last line that was torn is mended.
         format: how an answer is written.
+
+    Attributes:
+        description: what is asked of whom, see ``description.described``; None where that does not matter.
+        has_keys: whether a prompt is known by its key, and not by its place.
+        ask_anew: whether answers to other questions are asked anew; otherwise they are refused.
+        first: the lowest index that has an answer, None where there is none.
     """
 
     def __init__(self, path: str | os.PathLike[str], format: Format | None = None) -> None:
         self.path = os.fspath(path)
+        self.description: dict[str, Any] | None = None
+        self.has_keys = False
+        self.ask_anew = False
         self._format: Format = format or PlainFormat()
         self._lock = threading.RLock()  # for Ctrl-C may leave it held by the thread that closes the file
-        self._places = array("q")  # of each index's line in the file, -1 where there is none
-        self._synced = monotonic()
 
     def open(self) -> None:
-        """Reads what is there. Raises InvalidRequest where that is no checkpoint of this format."""
+        """Reads what is there.
+
+        Raises:
+            InvalidRequest: it cannot be opened, is no checkpoint of this format, belongs to other questions, or another
+                batch writes to it.
+        """
+        journal = Journal(self.path)
         try:
-            self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115 - close() closes it
-        except OSError as error:
-            raise InvalidRequest(f"the checkpoint cannot be opened: {error}") from None
-        try:
-            self._read()
+            self._read(journal)
         except BaseException:
-            self._file.close()
+            journal.close()
             raise
+        self._journal = journal
 
-    def _read(self) -> None:
-        place = 0
-        line = b"\n"
-        with open(self.path, "rb") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    index, _, _ = self._decode(line)
-                except (ValueError, KeyError, TypeError, AttributeError):
-                    if self._is_torn(line, place):  # its writer was killed in the middle of it
-                        self._file.truncate(place)
-                        return
+    def _read(self, journal: Journal) -> None:
+        self._forget()
+        self._described = self.description is None
+        asked: dict[str, Any] | None = None  # the description that counts for the line
+        belongs = True
+        identity, line = self._format.identity.match, b"\n"
+        for number, place, line in journal.lines(self._format.beginning):
+            match = identity(line)
+            if match and line.endswith(b"}\n") and b"\0" not in line:
+                if belongs:
+                    self._note(int(match[1]), match[2] if match.lastindex == 2 else None, place)
+                continue
+            try:
+                recorded = self._parsed(line)
+            except _WRONG:
+                if not self._is_torn(journal, line, place):
                     raise InvalidRequest(
-                        f"{self.path}, line {number}, is no answer of a batch: name another file"
+                        f"{self.path}, line {number}, is no answer of a batch: name another file. If it was damaged,"
+                        " delete the line, and its prompt is asked again"
                     ) from None
-                self._note(index, place)
-                place += len(line)
+                journal.cut(place)  # its writer was killed in the middle of it
+                line = b"\n"
+                break
+            if recorded.asked is not None:
+                belongs = self.description in (None, recorded.asked)
+                if asked is None and not belongs:
+                    self._forget()
+                asked = recorded.asked
+            if belongs:
+                self._note(recorded.index, None if recorded.key is None else key_bytes(recorded.key), place)
+        if not belongs and not self.ask_anew:
+            fields = "; ".join(differences(asked, self.description))
+            raise InvalidRequest(
+                f"{self.path} holds answers to other questions ({fields}): name another file, ask as before, or"
+                f" {_ASK_ANEW}"
+            )
         if not line.endswith(b"\n"):
-            self._file.write(b"\n")
+            journal.append(b"\n")
 
-    def _is_torn(self, line: bytes, place: int) -> bool:
+    def _forget(self) -> None:
+        self._places = Places()
+        self.first: int | None = None
+
+    def _parsed(self, line: bytes) -> Recorded:
+        recorded = self._format.decode(json.loads(line))
+        if recorded.index < 0 or not isinstance(recorded.asked, (dict, type(None))):
+            raise ValueError(line)
+        return recorded
+
+    def _is_torn(self, journal: Journal, line: bytes, place: int) -> bool:
         """Whether it is the beginning of an answer, and not a line of a file that is somebody else's."""
+        if line.endswith(b"\n"):
+            return False
+        if line == bytes(len(line)):
+            return place > 0 and journal.is_empty_from(place)
         beginning = self._format.beginning
         try:
             json.loads(line)
         except ValueError:
-            known = line.startswith(beginning) or (place > 0 and beginning.startswith(line))
-            return known and not line.endswith(b"\n")
+            return line.startswith(beginning) or (place > 0 and beginning.startswith(line))
         return False
 
-    def _decode(self, line: bytes) -> tuple[int, Any, Reply]:
-        return self._format.decode(json.loads(line))
+    def _note(self, index: int, key: bytes | None, place: int) -> None:
+        if self.has_keys == (key is not None):
+            self._places[number_of(index, key)] = place
+            if self.first is None or index < self.first:
+                self.first = index
+        elif not self.ask_anew:
+            there, here = ("have no keys", "have keys") if self.has_keys else ("have keys", "have none")
+            raise InvalidRequest(
+                f"the answers in {self.path} {there}, and these prompts {here}: name another file, give the prompts as"
+                f" before, or {_ASK_ANEW}"
+            )
 
-    def _note(self, index: int, place: int) -> None:
-        if index < 0:
-            raise ValueError(index)
-        while len(self._places) <= index:
-            self._places.append(-1)
-        self._places[index] = place
+    def take(self, asked: Asked) -> None:
+        """Is told that a prompt is taken. Raises InvalidRequest if its key has come before, or no file can hold it."""
+        if self.has_keys:
+            with self._lock:
+                marked = self._places.mark(self._number(asked))
+            if marked:
+                raise InvalidRequest(
+                    f"the key {asked.key!r:.100} comes twice, again with prompt {asked.index}: give each prompt a key"
+                    " of its own, or its answer could not be told from the other's"
+                )
 
-    @property
-    def first(self) -> int | None:
-        """The lowest index that has an answer, None where there is none."""
-        return next((index for index, place in enumerate(self._places) if place >= 0), None)
-
-    def find(self, index: int, prompt: Any) -> Answer | None:
+    def find(self, asked: Asked) -> Answer | None:
         """Returns the answer that was recorded for a prompt, None where there is none.
 
+        The answer to a prompt that no file can hold is an error.
+
         Raises:
-            InvalidRequest: the answer at that index belongs to another prompt.
+            InvalidRequest: the answer belongs to another prompt, or was damaged.
         """
+        try:
+            fingerprint = self._format.fingerprint(asked.prompt)
+        except (TypeError, ValueError, RecursionError) as error:
+            refused = InvalidRequest(f"prompt {asked.index} cannot be kept in {self.path}: {error}")
+            return Answer(asked.index, asked.prompt, None, refused, 0.0, 0, asked.key)
         with self._lock:
-            place = self._places[index] if index < len(self._places) else -1
-            if place < 0:
+            place = self._places.get(self._number(asked))
+            if place is None:
                 return None
-            with open(self.path, "rb") as lines:
-                lines.seek(place)
-                line = lines.readline()
-        _, fingerprint, reply = self._decode(line)
-        if fingerprint != self._format.fingerprint(prompt):
+            recorded = self._recorded(place)
+        if recorded.fingerprint == fingerprint:
+            reply = recorded.reply
+            return Answer(asked.index, asked.prompt, reply, None, reply.seconds, reply.attempts, asked.key)
+        if self.ask_anew:
+            return None
+        name = f"to the key {asked.key!r:.100}" if self.has_keys else str(asked.index)
+        raise InvalidRequest(
+            f"{self.path} belongs to other prompts: its answer {name} is for another one. Name another file, give the"
+            f" prompts that it was made from, or {_ASK_ANEW}"
+        )
+
+    def _recorded(self, place: int) -> Recorded:
+        try:
+            return self._format.decode(json.loads(self._journal.line_at(place)))
+        except _WRONG:
             raise InvalidRequest(
-                f"{self.path} belongs to other prompts: its answer {index} is for another one. Name another file,"
-                " or give the prompts that it was made from"
-            )
-        return Answer(index, prompt, reply, None, reply.seconds, reply.attempts)
+                f"{self.path}: the answer at byte {place} cannot be read: another program has changed the file while it"
+                " was in use, or the line was damaged. Delete that line, and its prompt is asked again"
+            ) from None
+
+    def _number(self, asked: Asked | Answer) -> int:
+        return number_of(asked.index, key_bytes(written(asked.key)) if self.has_keys else None)
 
     def record(self, answer: Answer) -> None:
-        """Appends an answer, in one write. An answer without a reply is left out: it is asked again next time."""
+        """Appends an answer, in one write. An answer without a reply is left out: it is asked again next time.
+
+        Raises:
+            OSError: it is not on disk. What was recorded before is.
+        """
         if answer.reply is None:
             return
-        line = json.dumps(self._format.encode(answer), ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+        kept = answer._replace(key=written(answer.key)) if self.has_keys else answer
         with self._lock:
-            place = self._file.seek(0, os.SEEK_END)
+            line = as_line(self._format.encode(kept, None if self._described else self.description))
             try:
-                if (written := self._file.write(line)) != len(line):
-                    raise OSError(f"only {written} of {len(line)} bytes were written: is the disk full?")
+                place = self._journal.append(line)
             except OSError as error:
-                self._file.truncate(place)  # a torn line must be the last, or no later run could read the file
                 raise OSError(f"{self.path}: the answer {answer.index} is not on disk: {error}") from error
-            self._note(answer.index, place)
-            if monotonic() - self._synced > SYNC_INTERVAL:
-                self._sync()
-
-    def _sync(self) -> None:
-        os.fsync(self._file.fileno())
-        self._synced = monotonic()
+            self._described = True
+            self._places[self._number(answer)] = place
 
     def __enter__(self) -> Checkpoint:
         self.open()
@@ -200,5 +215,4 @@ class Checkpoint:
     def close(self) -> None:
         """Forces everything to the disk, and closes the file."""
         with self._lock:
-            self._sync()
-            self._file.close()
+            self._journal.close()

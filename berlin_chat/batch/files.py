@@ -17,7 +17,7 @@ from ..errors import InvalidRequest
 from ..messages import Messages, as_list
 from ..provider import Provider
 from ..reply import Reply
-from .checkpoint import Answer, Format, PlainFormat
+from .answers import Answer, Format, PlainFormat, Recorded
 
 
 class Prompts:
@@ -155,6 +155,7 @@ class Requests(Provider):
     name = "requests"
 
     def __init__(self, provider: Provider) -> None:
+        self.providers = (provider,)
         self._provider = provider
 
     def check_address(self) -> None:
@@ -174,9 +175,10 @@ class BatchFormat:
     """OpenAI's batch output. Its ``id`` holds the index and a digest of the request, by which it is known again."""
 
     beginning = b'{"id": "batch_req_'
+    identity = re.compile(rb'\{"id": "batch_req_(\d{1,18})_[0-9a-f]{16}", "custom_id": ')
     _ID = re.compile(r"batch_req_(\d+)_([0-9a-f]{16})")
 
-    def encode(self, answer: Answer) -> dict[str, Any]:
+    def encode(self, answer: Answer, asked: dict[str, Any] | None) -> dict[str, Any]:
         """Returns one line of a batch's output."""
         reply = answer.reply if answer.reply is not None else Reply()
         choice = {
@@ -193,14 +195,13 @@ class BatchFormat:
             "choices": [choice],
             "usage": reply.usage,
         }
-        return {
-            "id": f"batch_req_{name}",
-            "custom_id": answer.prompt["custom_id"],
-            "response": {"status_code": 200, "request_id": f"req_{name}", "body": body},
-            "error": None,
-        }
+        response = {"status_code": 200, "request_id": f"req_{name}", "body": body}
+        whose = {"custom_id": answer.prompt["custom_id"]}
+        if asked is not None:
+            return {"id": f"batch_req_{name}", "response": {**response, "asked": asked}, **whose, "error": None}
+        return {"id": f"batch_req_{name}", **whose, "response": response, "error": None}
 
-    def decode(self, line: dict[str, Any]) -> tuple[int, Any, Reply]:
+    def decode(self, line: dict[str, Any]) -> Recorded:
         """Reads one line of a batch's output that was written here."""
         match = self._ID.fullmatch(line["id"])
         if match is None:
@@ -213,7 +214,7 @@ class BatchFormat:
             finish_reason=choice["finish_reason"],
             usage=body["usage"],
         )
-        return int(match[1]), match[2], reply
+        return Recorded(int(match[1]), None, match[2], reply, line["response"].get("asked"))
 
     def fingerprint(self, prompt: Any) -> Any:
         """Returns a digest of a request line."""

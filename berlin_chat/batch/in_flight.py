@@ -95,8 +95,8 @@ class InFlight(Generic[T]):
         self._keep(found.result())
         return found.result()
 
-    def __exit__(self, *_: object) -> None:
-        """Cancels what is in flight, and waits for the threads."""
+    def __exit__(self, kind: object = None, error: object = None, traceback: object = None) -> None:
+        """Cancels what is in flight, waits for the threads, and keeps what has come: the OSError of that is raised."""
         self.stop.cancel()
         if self._cancel is not None:
             self._cancel.unwatch(self)
@@ -105,10 +105,16 @@ class InFlight(Generic[T]):
             self._own.shutdown()
         elif isinstance(self._executor, ThreadPoolExecutor):
             wait(under_way)  # those of other processes end by themselves
+        unkept: OSError | None = None
         while not self.arrived.empty():
             found = self.arrived.get()
             if isinstance(found, Future) and not found.cancelled() and not found.exception():
-                self._keep(found.result())
+                try:
+                    self._keep(found.result())
+                except OSError as failed:
+                    unkept = unkept or failed
+        if unkept is not None and not isinstance(error, OSError):  # else that one says it
+            raise unkept
 
 
 def sleeper(stop: CancelToken) -> Callable[[float], None]:

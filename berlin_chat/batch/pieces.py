@@ -7,11 +7,12 @@ from queue import SimpleQueue
 from typing import Any, Literal
 
 from ..cancellation import CancelToken
-from ..errors import ChatError
+from ..errors import ChatError, InvalidRequest
 from ..messages import Messages
 from ..provider import Provider
 from .in_flight import InFlight
-from .questions import Questions, checked_arguments
+from .keys import checked_prompts
+from .questions import Questions, checked_arguments, checked_options
 from .rate_limit import seconds_between
 
 #: How many prompts are taken ahead, and how many pieces wait for a slow loop, for each thread.
@@ -49,6 +50,11 @@ def stream_many(
     ['one', 'two']
     """
     checked_arguments(max_workers, None, on_error)
+    checked_options(options, stream_many)
+    if checked_prompts(prompts, "stream_many"):
+        raise InvalidRequest(
+            "stream_many knows prompts by their places, not by keys: give the prompts alone, as a list"
+        )
     interval = seconds_between(rate) if rate is not None else 0.0
     questions = Questions(provider, interval, model=model, deadline=deadline, **options)
     in_flight: InFlight[_Piece] = InFlight(None, max_workers, max_workers * AHEAD, cancel)

@@ -6,7 +6,8 @@ does not grow with its length.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import chain, islice
@@ -17,11 +18,14 @@ from ..cancellation import SIGNAL_INTERVAL, CancelToken
 from ..errors import InvalidRequest
 from ..messages import Messages
 from ..provider import Provider
-from .checkpoint import Answer, Checkpoint
+from .answers import Answer
+from .checkpoint import Checkpoint
+from .description import described
 from .in_flight import InFlight
+from .keys import Asked, Keyed, checked_labels, checked_prompts, taken
 from .processes import ForProcesses, warn_of_hanging
 from .progress import Progress
-from .questions import Chunk, Questions, checked_arguments
+from .questions import Chunk, Questions, checked_arguments, checked_options
 from .rate_limit import seconds_between
 
 #: How many prompts are taken ahead for each worker: in turn, a slow one must not let the others run out of work.
@@ -32,11 +36,13 @@ CHUNKS_AHEAD = 256
 CHUNK_ROUNDS = 8
 #: How far the prompts are read before the first question, to see whether a checkpoint belongs to them.
 LOOK_AHEAD = 10_000
+#: How far for prompts with keys, which may stand in any order.
+KEYS_AHEAD = 100
 
 
 def ask_many(
     provider: Provider,
-    prompts: Iterable[Messages],
+    prompts: Iterable[Messages] | Mapping[Any, Messages] | Keyed,
     *,
     max_workers: int = 8,
     ordered: bool = True,
@@ -44,6 +50,7 @@ def ask_many(
     progress: bool = False,
     rate: str | None = None,
     checkpoint: Any = None,
+    checkpoint_mismatch: Literal["refuse", "ask"] = "refuse",
     executor: Executor | None = None,
     chunk_size: int | None = None,
     on_error: Literal["return", "raise"] = "return",
@@ -60,15 +67,20 @@ def ask_many(
     Args:
         provider: shared by all threads; a ``Fallback`` or ``Race`` too.
         prompts: any iterable of what ``Provider.stream`` takes as messages. It is read in the caller's thread, as far
-            ahead as the threads need.
+            ahead as the threads need. A mapping of keys to prompts, a pandas ``Series``, anything else with ``items()``
+            and ``keyed(…)`` give each prompt a key, which comes back as ``Answer.key``.
         max_workers: how many questions are in flight at the same time.
         ordered: yield in the order of the prompts; otherwise in the order in which they are answered.
         model, deadline, options: of each question, as in ``Provider.stream``.
         progress: show a progress bar (extra ``[notebook]`` or ``[cli]``).
         rate: at most so many questions, such as ``"60/min"``, evenly spaced. With or without it, a 429 slows the
             whole batch as long as the server asks.
-        checkpoint: a file to which each answer is appended. With the same file, only what is missing is asked. Errors
-            are not kept: they are asked again.
+        checkpoint: a file to which each answer is appended. With the same file, only what is missing is asked: the
+            answers of prompts with keys are known by them, in whatever order they come; those of others, by their
+            places. Errors are not kept: they are asked again. One batch at a time writes to a file.
+        checkpoint_mismatch: what becomes of answers in the file to other questions, of another provider (class,
+            address), with another model or other options, or to other prompts: ``"refuse"`` the file, or ``"ask"``
+            those prompts anew.
         executor: runs the questions instead of threads of its own. If it is a ``ThreadPoolExecutor``, give the number
             of its threads as ``max_workers``. One that crosses processes gets chunks of prompts, at most 256 ahead,
             each of which a pool of ``max_workers`` threads answers there; the provider crosses as configuration, and
@@ -80,7 +92,9 @@ def ask_many(
 
     Raises:
         InvalidRequest, ProviderNotWorking: at the call.
-        InvalidRequest: at the first ``next``, where the checkpoint belongs to other prompts.
+        InvalidRequest: at the first ``next``, where the checkpoint belongs to other questions, cannot be opened, or
+            is in use; later, where a key comes twice, or a prompt far behind is not the one that was answered.
+        OSError: where an answer cannot be written. All that were written before are kept.
         ChatError: with ``on_error="raise"``.
 
     >>> from berlin_chat.server import LocalServer
@@ -91,9 +105,13 @@ def ask_many(
     1 two
     """
     checked_arguments(max_workers, chunk_size, on_error)
+    checked_options(options, ask_many)
+    has_keys = checked_prompts(prompts, "ask_many")
     interval = seconds_between(rate) if rate is not None else 0.0
     questions = Questions(provider, interval, model=model, deadline=deadline, **options)
-    kept = checkpoint if checkpoint is None or isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
+    if has_keys and checkpoint is not None:
+        checked_labels(prompts)
+    kept = _opening(checkpoint, checkpoint_mismatch, described(provider, model, options), has_keys)
     if executor is None or isinstance(executor, ThreadPoolExecutor):
         ahead = max_workers * (AHEAD_IN_TURN if ordered else AHEAD)
         in_flight: InFlight[Answer] = InFlight(executor, max_workers, ahead, cancel)
@@ -107,7 +125,7 @@ def ask_many(
         # Threads elsewhere wait by themselves only for what their own process was refused.
         batch = Batch(crossing, in_flight, kept, size, interval, crossing.log_in)
     bar = Progress(prompts) if progress else None
-    return batch.answers(iter(prompts), bar, InTurn() if ordered else None, on_error)
+    return batch.answers(taken(prompts, has_keys), bar, InTurn() if ordered else None, on_error)
 
 
 class Batch:
@@ -139,7 +157,7 @@ class Batch:
         self._moment = 0.0
 
     def answers(
-        self, prompts: Iterator[Messages], progress: Progress | None, in_turn: InTurn | None, on_error: str
+        self, prompts: Iterator[Asked], progress: Progress | None, in_turn: InTurn | None, on_error: str
     ) -> Generator[Answer, None, None]:
         """Yields the answers; owns all that is open meanwhile."""
         with ExitStack() as stack:
@@ -206,21 +224,41 @@ def _keeper(checkpoint: Checkpoint | None, crossing: ForProcesses) -> Callable[[
 
     def keep(answers: list[Answer]) -> None:
         crossing.learn(answers)
+        unkept: OSError | None = None
         for answer in answers if checkpoint is not None else ():
-            checkpoint.record(answer)  # type: ignore[union-attr]
+            try:
+                checkpoint.record(answer)  # type: ignore[union-attr]
+            except OSError as failed:  # there may be room for another
+                unkept = unkept or failed
+        if unkept is not None:
+            raise unkept
 
     return keep
 
 
-def _chunks(prompts: Iterable[Messages], size: int, checkpoint: Checkpoint | None) -> Iterator[Chunk | Answer]:
+def _opening(checkpoint: Any, mismatch: str, description: dict[str, Any], has_keys: bool) -> Checkpoint | None:
+    """Returns the checkpoint, which is told what it is for."""
+    if mismatch not in ("refuse", "ask"):
+        raise InvalidRequest(f'checkpoint_mismatch must be "refuse" or "ask", not {mismatch!r}')
+    if checkpoint is None:
+        return None
+    if not isinstance(checkpoint, (Checkpoint, str, os.PathLike)):
+        raise InvalidRequest(f"checkpoint is of type {type(checkpoint).__name__}: give the path of a file")
+    kept = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
+    kept.description, kept.has_keys, kept.ask_anew = description, has_keys, mismatch == "ask"
+    return kept
+
+
+def _chunks(prompts: Iterator[Asked], size: int, checkpoint: Checkpoint | None) -> Iterator[Chunk | Answer]:
     """Yields chunks of what is to be asked, and the answers that are there already."""
     chunk: Chunk = []
-    for index, prompt in enumerate(prompts):
-        answer = checkpoint.find(index, prompt) if checkpoint is not None else None
-        if answer is not None:
-            yield answer
-            continue
-        chunk.append((index, prompt))
+    for asked in prompts:
+        if checkpoint is not None:
+            checkpoint.take(asked)
+            if (answer := checkpoint.find(asked)) is not None:
+                yield answer
+                continue
+        chunk.append(asked)
         if len(chunk) == size:
             yield chunk
             chunk = []
@@ -228,15 +266,24 @@ def _chunks(prompts: Iterable[Messages], size: int, checkpoint: Checkpoint | Non
         yield chunk
 
 
-def _belonging(checkpoint: Checkpoint, prompts: Iterator[Messages]) -> Iterator[Messages]:
+def _belonging(checkpoint: Checkpoint, prompts: Iterator[Asked]) -> Iterator[Asked]:
     """Returns the prompts, of which a few were read to see whether the checkpoint belongs to them."""
     first = checkpoint.first
-    if first is None or first > LOOK_AHEAD:
+    if first is None or checkpoint.ask_anew:
+        return prompts
+    if checkpoint.has_keys:
+        read = []
+        for asked in islice(prompts, KEYS_AHEAD):
+            read.append(asked)
+            if checkpoint.find(asked) is not None:
+                break
+        return chain(read, prompts)
+    if first > LOOK_AHEAD:
         return prompts
     read = list(islice(prompts, first + 1))
     if len(read) <= first:
         raise InvalidRequest(
             f"{checkpoint.path} belongs to other prompts: it has an answer {first}, but there are {len(read)} prompts"
         )
-    checkpoint.find(first, read[first])
+    checkpoint.find(read[first])
     return chain(read, prompts)

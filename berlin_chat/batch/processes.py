@@ -14,7 +14,7 @@ from ..errors import ChatError
 from ..groups.group import Group
 from ..http.login import AMONG_OTHERS, LoggedIn, Login
 from ..provider import Provider
-from .checkpoint import Answer
+from .answers import Answer
 from .questions import Chunk, Questions
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from operator import length_hint
 from typing import Any
 
-from .checkpoint import Answer
+from .answers import Answer
 
 
 class Progress:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from time import monotonic
 from typing import Any
 
@@ -11,11 +11,17 @@ from ..errors import ChatError, InvalidRequest
 from ..messages import Messages
 from ..provider import Provider
 from ..validation import checked_count, checked_seconds
-from .checkpoint import Answer, Checkpoint
+from .answers import Answer
+from .checkpoint import Checkpoint
 from .in_flight import sleeper
+from .keys import Asked
 from .rate_limit import RateLimiter
 
-Chunk = list[tuple[int, Messages]]
+Chunk = list[Asked]
+
+#: How alike the name of an option and one of our arguments are when it is taken for a misspelling; and options of
+#: servers that are as alike, but meant.
+NEAR, SENT = 0.7, frozenset(("max_new_tokens", "max_tokens", "min_tokens", "mode", "models"))
 
 
 class Questions:
@@ -37,7 +43,7 @@ class Questions:
     def __reduce__(self) -> Any:
         return _restored, (self.provider, self.arguments)
 
-    def ask(self, index: int, prompt: Messages) -> Answer:
+    def ask(self, index: int, prompt: Messages, key: Any = None) -> Answer:
         """Returns the answer to one prompt, which is on disk then; an error of the provider's is in it."""
         started = monotonic()
         try:
@@ -45,8 +51,8 @@ class Questions:
             started = monotonic()
             reply = self.provider.ask(prompt, cancel=self.stop, limiter=self.limiter, **self.arguments)
         except ChatError as error:
-            return Answer(index, prompt, None, error, monotonic() - started, error.attempts)
-        answer = Answer(index, prompt, reply, None, monotonic() - started, reply.attempts)
+            return Answer(index, prompt, None, error, monotonic() - started, error.attempts, key)
+        answer = Answer(index, prompt, reply, None, monotonic() - started, reply.attempts, key)
         # Here, and not where it is yielded: a loop that is slow, or killed, must not lose it.
         if self.checkpoint is not None:
             self.checkpoint.record(answer)
@@ -59,7 +65,7 @@ class Questions:
 
     def ask_chunk(self, chunk: Chunk) -> list[Answer]:
         """Returns the answers to some prompts, asked one after the other."""
-        return [self.ask(index, prompt) for index, prompt in chunk]
+        return [self.ask(*asked) for asked in chunk]
 
 
 def _restored(provider: Provider, arguments: dict[str, Any]) -> Questions:
@@ -73,3 +79,16 @@ def checked_arguments(max_workers: int, chunk_size: int | None, on_error: str) -
         checked_count(chunk_size, "chunk_size", 1)
     if on_error not in ("return", "raise"):
         raise InvalidRequest(f'on_error must be "return" or "raise", not {on_error!r}')
+
+
+def checked_options(options: Mapping[str, Any], caller: Callable[..., Any]) -> None:
+    """Looks whether options that would be sent are rather arguments of ``caller`` that were misspelled."""
+    from difflib import get_close_matches  # here, as it is not needed by those who give no options
+
+    arguments = [name for name in caller.__kwdefaults__ or {} if name not in options]
+    for name in options:
+        if name not in SENT and (meant := get_close_matches(name, arguments, 1, NEAR)):
+            raise InvalidRequest(
+                f"{caller.__name__} has no argument {name!r}, and the server would be sent it as an option: write"
+                f" {meant[0]}=…"
+            )

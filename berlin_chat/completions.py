@@ -8,19 +8,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 from .decoding import Lines, document, parse, parser, without_bom
 from .errors import APIStatusError, ProtocolError, StreamInterrupted
-from .http.failures import reason_in
-from .reply import Event, Metadata, ToolCall
+from .http.failures import reason_in, reason_of
+from .reply import Event, Metadata, Text, ToolCalls, joined
 
+T = TypeVar("T")
 #: What proves the end of a streamed reply, and what to do where it does not come.
 ENDS = {
     "finish_reason": 'If this server never sends one: end="done", where [DONE] is enough, or end="close"',
     "done": 'If this server sends neither: end="close"',
     "close": "",
+}
+#: What is read of a message or delta. Of what else it holds, lists and objects are kept as they are.
+_READ = {
+    *("role", "content", "reasoning", "reasoning_content", "refusal", "tool_calls", "function_call"),
+    *("annotations", "citations"),
 }
 _DONE = (b"[DONE]", b'"[DONE]"')
 #: Ends a body's last line, and its last event.
@@ -47,8 +54,9 @@ class Completion:
         self._lines = Lines(limit, "See max_event_bytes=")
         self._pending: list[bytes] = []  # data that is no JSON yet
         self._kept = 0  # bytes of it
-        self._texts = self._text, self._reasoning, self._refusal = _Text(), _Text(), _Text()
-        self._calls = _ToolCalls()
+        self._texts = self._text, self._reasoning, self._refusal = Text(), Text(), Text()
+        self._calls = ToolCalls()
+        self._failed = False  # whether the next event is called "error"
         self._skipped = b""  # what came last and said nothing, to be shown where nothing else came
 
     def read(self, chunks: Iterable[bytes]) -> Iterator[str | Event]:
@@ -64,11 +72,11 @@ class Completion:
         body = without_bom(chunks)
         head = b""
         for data in body:
-            head += data
-            if head.lstrip():
+            head = (head + data).lstrip()
+            if head:
                 break
         body = chain([head], body)
-        return self._whole(body) if head.lstrip().startswith((b"{", b"[")) else self._stream(body)
+        return self._whole(body) if head.startswith((b"{", b"[")) else self._stream(body)
 
     def _whole(self, body: Iterable[bytes]) -> Iterator[str | Event]:
         whole = document(body, behind=b"data: [DONE]")
@@ -80,8 +88,9 @@ class Completion:
 
     def after(self, rest: bytes) -> None:
         """Notes what stands behind ``[DONE]``: some servers count the tokens there."""
-        for line in self._lines.feed(rest + _END):
-            self._note_behind(line)
+        with suppress(ProtocolError):  # the reply is complete, whatever stands there
+            for line in self._lines.feed(rest + _END):
+                self._note_behind(line)
 
     def finish(self, end: str) -> Iterator[str]:
         """Yields what was kept back, and notes what was collected.
@@ -101,8 +110,8 @@ class Completion:
         if self._text.held:
             yield "\ufffd"
         self._metadata.tool_calls = self._calls.whole()
-        self._metadata.reasoning = self._reasoning.whole()
-        self._metadata.refusal = self._refusal.whole()
+        self._metadata.reasoning = self._reasoning.whole() or None
+        self._metadata.refusal = self._refusal.whole() or None
 
     # Streams
 
@@ -112,7 +121,7 @@ class Completion:
         Nearly always a chunk holds a piece of text and nothing else. ``_plain`` tells that case; ``_chunk`` reads the
         others, and those before the first text, for what all of them repeat.
         """
-        feed, loads, pending = self._lines.feed, parser(), self._pending
+        feed, loads, pending, known = self._lines.feed, parser(), self._pending, self._metadata
         plainly = False
         for received in chain(chunks, (_END,)):
             lines = feed(received)
@@ -126,6 +135,10 @@ class Completion:
                 except (ValueError, RecursionError):
                     chunk = _parsed(line[5:])
                 if plainly and (piece := _plain(chunk, line)):
+                    if (usage := chunk.get("usage")).__class__ is dict and usage:
+                        known.usage = usage
+                    if "citations" in chunk:
+                        known.citations = _typed(chunk["citations"], list) or known.citations
                     yield piece
                 elif isinstance(chunk, dict):
                     yield from self._chunk(chunk, line[5:])
@@ -154,6 +167,8 @@ class Completion:
                     raise StreamInterrupted("the stream ended inside an event", detail=data) from None
                 raise ProtocolError("an event that is broken JSON", detail=data, status=200, body=data) from None
             yield from self._chunk(chunk, data)
+        elif line.startswith(b"event:"):
+            self._failed = line[6:].strip() == b"error"
         elif line and not line.startswith(b":"):
             self._skipped = line
 
@@ -185,7 +200,7 @@ class Completion:
         if "delta" not in choice and not self._began():
             parts = ("message",)  # a stream of one message; otherwise it repeats what has come
         yield from self._choice(choice, parts, data)
-        if said := _error_in(chunk, choice):
+        if said := _error_in(chunk, choice, self._failed):
             raise APIStatusError("the server says", detail=said, status=200, body=_shown(data))
         if not choice:
             self._skipped = data
@@ -193,11 +208,11 @@ class Completion:
     def _note(self, chunk: dict[str, Any]) -> None:
         """Notes what stands beside the choices: the last word counts, but for names."""
         known = self._metadata
-        known.model = known.model or chunk.get("model") or None
-        known.id = known.id or chunk.get("id") or None
-        groq = chunk.get("x_groq")
-        known.usage = chunk.get("usage") or (groq.get("usage") if isinstance(groq, dict) else None) or known.usage
-        known.citations = chunk.get("citations") or known.citations
+        known.model = known.model or _typed(chunk.get("model"), str)
+        known.id = known.id or _typed(chunk.get("id"), str)
+        groq = _typed(chunk.get("x_groq"), dict) or {}
+        known.usage = _typed(chunk.get("usage") or groq.get("usage"), dict) or known.usage
+        known.citations = _typed(chunk.get("citations"), list) or known.citations
 
     def _choice(self, choice: dict[str, Any], parts: tuple[str, ...], data: Any) -> Iterator[str | Event]:
         known = self._metadata
@@ -212,17 +227,15 @@ class Completion:
         ):
             if isinstance(said, str) and (piece := collected.feed(said)):
                 yield piece if kind == "text" else Event(kind, piece)
-        for call in _calls_in(part):
-            yield self._calls.feed(call)
-        if isinstance(part.get("annotations"), list):
-            known.annotations = _extended(known.annotations, part["annotations"])
-        if isinstance(choice.get("logprobs"), dict):
-            known.logprobs = {
-                **(known.logprobs or {}),
-                **{key: _extended((known.logprobs or {}).get(key), more) for key, more in choice["logprobs"].items()},
-            }
-        known.citations = part.get("citations") or known.citations
-        known.usage = choice.get("usage") or known.usage
+        older = part.get("function_call")  # what came before tools
+        calls = part.get("tool_calls") if older is None else {"function": older}
+        yield from self._calls.feed(calls, whole=parts[0] == "message")
+        known.annotations = joined(known.annotations, _typed(part.get("annotations"), list))
+        known.logprobs = joined(known.logprobs, _typed(choice.get("logprobs"), dict))
+        known.citations = _typed(part.get("citations"), list) or known.citations
+        known.usage = _typed(choice.get("usage"), dict) or known.usage
+        further = {key: value for key, value in part.items() if key not in _READ and isinstance(value, (dict, list))}
+        known.extra = joined(known.extra, {key: value for key, value in further.items() if value} or None)
         if choice.get("finish_reason"):
             known.finish_reason, self.finished = str(choice["finish_reason"]), True
 
@@ -243,15 +256,17 @@ def _plain(chunk: Any, line: bytes) -> str | None:
         piece = delta["content"]
         if (
             piece.__class__ is str
-            and (len(delta) == 1 or (len(delta) == 2 and "role" in delta))
             and (piece.isascii() or b"\\u" not in line)  # no half of a surrogate pair
-            and choice["finish_reason"] is None
-            and not choice["index"]
-            and (len(choice) == 3 or (choice.get("logprobs") is None and "error" not in choice))
+            and choice.get("finish_reason") is None
+            and not choice.get("index")
+            and choice.get("logprobs") is None
+            and "error" not in choice
             and "error" not in chunk
-            and not chunk.get("usage")
-            and "citations" not in chunk
         ):
+            if len(delta) > 1:
+                for key, value in delta.items():
+                    if value and key != "content" and key != "role":
+                        return None
             return piece
     except (KeyError, TypeError, IndexError, AttributeError):
         pass
@@ -275,29 +290,17 @@ def _content(content: Any, data: Any) -> tuple[str, str]:
     return "".join(text), "".join(thinking)
 
 
-def _calls_in(part: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    calls = part.get("tool_calls")
-    if isinstance(part.get("function_call"), dict):  # what came before tools
-        calls = [{"function": part["function_call"]}]
-    calls = [calls] if isinstance(calls, dict) else calls
-    yield from (call for call in calls if isinstance(call, dict)) if isinstance(calls, list) else ()
-
-
-def _extended(before: Any, more: Any) -> Any:
-    """A list that comes in parts, in place, so that many parts cost no more than their sum."""
-    if not isinstance(before, list):
-        return (list(more) or None) if isinstance(more, list) else more
-    before.extend(more if isinstance(more, list) else ())
-    return before
-
-
-def _error_in(chunk: dict[str, Any], choice: dict[str, Any]) -> str:
+def _error_in(chunk: dict[str, Any], choice: dict[str, Any], failed: bool) -> str:
     """What the server says of its failure, ``""`` where it has not failed."""
     for holder in (chunk, choice, chunk.get("x_groq")):
         if isinstance(holder, dict) and holder.get("error"):
-            return reason_in(json.dumps(holder, ensure_ascii=False).encode("utf-8", "replace"))
-    if chunk.get("object") == "error" or chunk.get("error_code"):
-        return str(chunk.get("message") or chunk)
+            return reason_of(holder)
+    failed = failed or chunk.get("object") == "error" or bool(chunk.get("error_code"))
+    if not choice:
+        coded = bool(chunk.get("message")) and chunk.get("code") not in (None, 0, 200, "0", "200", "")
+        failed = failed or coded or chunk.get("type") == "error" or bool(chunk.get("detail"))
+    if failed:
+        return reason_of(chunk) or "an error"
     return "finish_reason: error" if choice.get("finish_reason") == "error" else ""
 
 
@@ -308,81 +311,12 @@ def _unexpected(data: Any) -> ProtocolError:
 
 def _shown(data: Any) -> bytes:
     """The data of an event, or a whole completion, for an error."""
-    return data if isinstance(data, bytes) else json.dumps(data, ensure_ascii=False).encode("utf-8", "replace")
-
-
-def _whole_characters(text: str) -> str:
-    """The text with its surrogate pairs put together, and U+FFFD for each half that is alone."""
     try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
+        return data if isinstance(data, bytes) else json.dumps(data, ensure_ascii=False).encode("utf-8", "replace")
+    except RecursionError:
+        return b"JSON nested too deeply"
 
 
-class _Text:
-    """A text that comes in pieces, some of which tear a surrogate pair."""
-
-    def __init__(self) -> None:
-        self.parts: list[str] = []
-        self.held = ""  # the first half of a pair, whose second may follow
-
-    def feed(self, piece: str) -> str:
-        """Returns what can be told of it."""
-        piece = self.held + piece
-        self.held = piece[-1] if "\ud800" <= piece[-1:] <= "\udbff" else ""
-        told = _whole_characters(piece.removesuffix(self.held) if self.held else piece)
-        if told:
-            self.parts.append(told)
-        return told
-
-    def whole(self) -> str | None:
-        """Returns all of it, None where nothing came."""
-        return "".join([*self.parts, "\ufffd" if self.held else ""]) or None
-
-
-class _ToolCalls:
-    """Puts calls of tools together from their deltas, or from calls that came whole."""
-
-    def __init__(self) -> None:
-        self.found: list[dict[str, Any]] = []
-        self._at: dict[Any, dict[str, Any]] = {}  # by the server's index
-
-    def feed(self, delta: dict[str, Any]) -> Event:
-        """Adds one; returns the event that tells of it."""
-        function = delta.get("function")
-        function = function if isinstance(function, dict) else {}
-        name, identity = str(function.get("name") or ""), str(delta.get("id") or "")
-        arguments = function.get("arguments") or ""
-        if not isinstance(arguments, str):  # some servers parse it, which nobody has asked for
-            arguments = json.dumps(arguments, ensure_ascii=False)
-        index = delta.get("index")
-        call = self._call(index if isinstance(index, int) else None, identity, name)
-        call["id"] = call["id"] or identity
-        call["name"] += "" if name == call["name"] else name
-        call["arguments"].append(arguments)
-        known = ("index", "id", "type", "function")
-        call["extra"].update({key: value for key, value in delta.items() if key not in known and value is not None})
-        piece = _whole_characters(arguments)
-        return Event("tool_call", piece, ToolCall(call["id"], call["name"], piece, dict(call["extra"])), call["place"])
-
-    def _call(self, index: int | None, identity: str, name: str) -> dict[str, Any]:
-        """The call that a delta belongs to. A name with another id begins a new one, whatever its index."""
-        call = self._at.get(index) if index is not None else None
-        if index is None and self.found:
-            call = next((one for one in self.found if one["id"] == identity), None) if identity else None
-            call = call or (None if identity or name else self.found[-1])
-        if call is None or (name and identity and call["id"] and identity != call["id"]):
-            call = {"place": len(self.found), "id": "", "name": "", "arguments": [], "extra": {}}
-            self.found.append(call)
-            self._at[index] = call
-        return call
-
-    def whole(self) -> tuple[ToolCall, ...]:
-        """Returns all of them."""
-        return tuple(map(_made, self.found))
-
-
-def _made(call: dict[str, Any]) -> ToolCall:
-    arguments = _whole_characters("".join(call["arguments"]))
-    return ToolCall(call["id"], call["name"], arguments, call["extra"])
+def _typed(value: Any, kind: type[T]) -> T | None:
+    """The value if it is of that type and not empty."""
+    return value if isinstance(value, kind) and value else None

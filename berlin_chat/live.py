@@ -74,6 +74,9 @@ class LiveReply:
         self._parts.close()
         self._token.__exit__()
 
+    def __del__(self) -> None:
+        self._token.__exit__()  # the caller's own may live long, and keep nothing of a reply that was left
+
     def __enter__(self) -> LiveReply:
         return self
 

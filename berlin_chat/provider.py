@@ -87,7 +87,11 @@ def _as_live(stream: Callable[S, Pieces]) -> Callable[S, LiveReply]:
         token = CancelToken(given if isinstance(given, CancelToken) else None)
         cancel = {"cancel": token} if given is None or isinstance(given, CancelToken) else {}  # else it is refused
         start: Callable[..., Any] = stream
-        return LiveReply(start(_Live(provider), *others, **{**options, **cancel}), token)
+        try:
+            return LiveReply(start(_Live(provider), *others, **{**options, **cancel}), token)
+        except BaseException:
+            token.__exit__()
+            raise
 
     open.__doc__ = "Asks, and returns a :class:`LiveReply`, to be read. Arguments and errors are those of ``stream``."
     open.__name__ = "open"
@@ -244,10 +248,10 @@ class Provider(Configured):
         configuration, so that the login is shared; arguments of the class's constructor may be given too.
         ``stream=False`` yields the whole text as one piece. Arguments and errors are otherwise those of ``stream``.
         """
-        provider = _configured(target, proxy, timeout, options)
+        provider = _configured(target, proxy, options)
         if stream:
-            return provider.stream(messages, model, **options)
-        return _whole(provider.stream(messages, model, **{**options, **provider.unstreamed}))
+            return provider.stream(messages, model, timeout=timeout, **options)
+        return _whole(provider.stream(messages, model, timeout=timeout, **{**options, **provider.unstreamed}))
 
     def close(self) -> None:
         """Ends what is under way with ``Cancelled``, and closes the connections (not your own session's)."""
@@ -294,6 +298,10 @@ class Provider(Configured):
         """
         raise NotImplementedError
 
+    def checked_payload(self, payload: dict[str, Any]) -> dict[str, Any]:
+        """Returns what is sent at last, ``extra_body`` included; for protocols that have something to say to that."""
+        return payload
+
     def model_names(self, exchange: Exchange) -> list[str]:
         """Asks for the names of the models; for protocols that have a list of them."""
         raise InvalidRequest("the protocol has no list of models")
@@ -324,7 +332,7 @@ class Provider(Configured):
             validation.checked_options(question.options, self.known_options)
         model = question.model or self.model
         payload = _without_none(self.payload(question.messages, model, question.options), question.options)
-        body = _encoded({**payload, **(question.extra_body or {})})
+        body = _encoded(self.checked_payload({**payload, **(question.extra_body or {})}))
         return self._reply(question, self._transport.settings.changed(**question.settings), model, body)
 
     def _reply(self, question: Question, settings: Settings, model: str, body: bytes) -> Parts:
@@ -369,7 +377,7 @@ class Provider(Configured):
             return [] if first is None else [first], parts, metadata
 
         def fleeting(error: BaseException) -> bool:
-            return isinstance(error, StreamInterrupted) and exchange.attempts <= exchange.settings.retries
+            return isinstance(error, StreamInterrupted)
 
         return exchange.retried(begin, fleeting)
 
@@ -384,9 +392,12 @@ class Provider(Configured):
         return error
 
 
-def _configured(target: Any, proxy: str | None, timeout: Any, options: dict[str, Any]) -> Provider:
-    """The provider for a call of ``create_completion``; takes the constructor's arguments out of ``options``."""
-    given = {name: value for name, value in (("proxy", proxy), ("timeout", timeout)) if value is not None}
+def _configured(target: Any, proxy: str | None, options: dict[str, Any]) -> Provider:
+    """The provider for a call of ``create_completion``; takes the constructor's arguments out of ``options``.
+
+    Those that a question may have of its own, such as headers, stay: they need no provider of their own.
+    """
+    given = {} if proxy is None else {"proxy": proxy}
     if not given and isinstance(target, Provider):
         return target
     from inspect import signature  # here, for it costs as much as the rest of the package
@@ -398,8 +409,9 @@ def _configured(target: Any, proxy: str | None, timeout: Any, options: dict[str,
         known.update(parameters)
         if parameters and not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
             break
+    known -= {"timeout", "headers", "retries"}
     if not given.keys() <= known:
-        raise InvalidRequest(f"proxy and timeout are settings of each provider of a {cls.__name__}")
+        raise InvalidRequest(f"proxy is a setting of each provider of a {cls.__name__}")
     if cls is not target:
         provider = cls(**{**target._configuration, **given})
     elif "base_url" in known:

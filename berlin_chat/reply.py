@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from .errors import ProtocolError
@@ -27,6 +27,13 @@ class ToolCall(NamedTuple):
     arguments: str
     extra: Mapping[str, Any] = {}
 
+    @property
+    def message(self) -> dict[str, Any]:
+        """The call as it stands in a message."""
+        kind, given = ("custom", "input") if self.extra.get("type") == "custom" else ("function", "arguments")
+        call = {"type": kind, kind: {"name": self.name, given: self.arguments}, **self.extra}
+        return {"id": self.id, **call} if self.id else call
+
     def parsed(self) -> dict[str, Any]:
         """Returns the arguments as a dict; none at all are an empty one.
 
@@ -34,7 +41,7 @@ class ToolCall(NamedTuple):
             ProtocolError: the model wrote no JSON object.
         """
         try:
-            value = json.loads(self.arguments or "{}")
+            value = json.loads(self.arguments.strip() or "{}")
         except (ValueError, RecursionError):
             value = None
         if not isinstance(value, dict):
@@ -73,6 +80,7 @@ class Facts:
         citations: the addresses that the reply cites.
         annotations: what the server notes on parts of the text.
         id: the server's name for the reply.
+        extra: what else its message holds, such as audio and images.
     """
 
     model: str | None = None
@@ -85,6 +93,7 @@ class Facts:
     citations: list[Any] | None = None
     annotations: list[Any] | None = None
     id: str | None = None
+    extra: Mapping[str, Any] | None = None
 
 
 class Metadata(Facts):
@@ -126,21 +135,145 @@ class Reply(str, Facts):
     @property
     def message(self) -> dict[str, Any]:
         """The assistant's message, to be appended to ``messages`` before the next question, tool calls included."""
-        message: dict[str, Any] = {"role": "assistant", "content": str(self) or (None if self.tool_calls else "")}
+        extra = dict(self.extra or {})
+        if isinstance(extra.get("audio"), dict) and extra["audio"].get("id"):
+            extra["audio"] = {"id": extra["audio"]["id"]}  # the server knows it by that
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": str(self) or (None if self.tool_calls or extra else ""),
+        }
         if self.refusal is not None:
             message["refusal"] = self.refusal
         if self.tool_calls:
-            message["tool_calls"] = [
-                {
-                    **({"id": call.id} if call.id else {}),
-                    "type": "function",
-                    "function": {"name": call.name, "arguments": call.arguments},
-                    **call.extra,
-                }
-                for call in self.tool_calls
-            ]
-        return message
+            message["tool_calls"] = [call.message for call in self.tool_calls]
+        return {**message, **extra}
 
     def _repr_markdown_(self) -> str:
         """What a notebook shows."""
         return str(self)
+
+
+# While it grows
+
+#: Keys that a server repeats in each part, and whose value is not a part of anything.
+_REPEATED = ("id", "type", "role", "format", "index", "object")
+
+
+def whole_characters(text: str) -> str:
+    """Returns the text with its surrogate pairs put together, and U+FFFD for each half that is alone."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def joined(before: Any, more: Any) -> Any:
+    """Returns a value that comes in parts: texts behind each other, lists too (in place), dicts key by key."""
+    if isinstance(before, list) and isinstance(more, list):
+        before.extend(more)
+        return before
+    if isinstance(before, dict) and isinstance(more, dict):
+        for key, value in more.items():
+            before[key] = joined(before.get(key), value) if key not in _REPEATED else value
+        return before
+    if isinstance(before, str) and isinstance(more, str):
+        return before + more
+    if more is None or more == []:
+        return before
+    return list(more) if isinstance(more, list) else dict(more) if isinstance(more, dict) else more
+
+
+class Text:
+    """A text that comes in pieces, some of which tear a surrogate pair."""
+
+    def __init__(self) -> None:
+        self.parts: list[str] = []
+        self.held = ""  # the first half of a pair, whose second may follow
+
+    def feed(self, piece: str) -> str:
+        """Returns what can be told of it."""
+        piece = self.held + piece
+        self.held = piece[-1] if "\ud800" <= piece[-1:] <= "\udbff" else ""
+        told = whole_characters(piece.removesuffix(self.held) if self.held else piece)
+        if told:
+            self.parts.append(told)
+        return told
+
+    def whole(self) -> str:
+        """Returns all of it."""
+        return "".join([*self.parts, "\ufffd" if self.held else ""])
+
+
+class _Call:
+    """A call of a tool that is being put together."""
+
+    def __init__(self, place: int) -> None:
+        self.place = place
+        self.id = self.name = ""
+        self.arguments = Text()
+        self.extra: dict[str, Any] = {}
+
+
+class ToolCalls:
+    """Calls of tools, from deltas or from calls that came whole. Each step costs the same, however many there are."""
+
+    def __init__(self) -> None:
+        self.found: list[_Call] = []
+        self._at: dict[int, _Call] = {}  # by the server's index
+        self._named: dict[str, _Call] = {}  # by id
+
+    def feed(self, deltas: Any, whole: bool) -> Iterator[Event]:
+        """Adds what one chunk brings; yields the event that tells of each.
+
+        Args:
+            deltas: a list of calls, or one of them.
+            whole: whether they belong to a whole message: then each is a call.
+        """
+        deltas = [deltas] if isinstance(deltas, dict) else deltas if isinstance(deltas, list) else []
+        first = len(self.found)
+        for delta in deltas:
+            if isinstance(delta, dict):
+                yield self._feed(delta, 0 if whole else first)
+
+    def _feed(self, delta: dict[str, Any], first: int) -> Event:
+        custom = delta.get("custom")  # a tool of free text instead of JSON
+        function = custom if isinstance(custom, dict) else delta.get("function")
+        function = function if isinstance(function, dict) else {}
+        name, identity = str(function.get("name") or ""), str(delta.get("id") or "")
+        arguments = function.get("input" if function is custom else "arguments") or ""
+        if not isinstance(arguments, str):  # some servers parse it, which nobody has asked for
+            arguments = json.dumps(arguments, ensure_ascii=False)
+        index = delta.get("index")
+        call = self._call(index if isinstance(index, int) else None, identity, name, first)
+        if identity and not call.id:
+            call.id = identity
+            self._named[identity] = call
+        call.name += "" if name == call.name else name
+        if function is custom:
+            call.extra["type"] = "custom"
+        known = ("index", "id", "type", "function", "custom")
+        call.extra.update({key: value for key, value in delta.items() if key not in known and value is not None})
+        piece = call.arguments.feed(arguments)
+        return Event("tool_call", piece, ToolCall(call.id, call.name, piece, dict(call.extra)), call.place)
+
+    def _call(self, index: int | None, identity: str, name: str, first: int) -> _Call:
+        """The call that a delta belongs to.
+
+        One with a name begins a new call if it has another id than the call at its index, or if that call was begun by
+        the same chunk, at the place ``first`` or later.
+        """
+        call = self._at.get(index) if index is not None else self._named.get(identity)
+        if call is None and index is None and self.found and not (identity or name):
+            call = self.found[-1]
+        another = call is not None and bool(identity and call.id) and identity != call.id
+        if call is None or (name and (another or call.place >= first)):
+            call = _Call(len(self.found))
+            self.found.append(call)
+            if index is not None:
+                self._at[index] = call
+        return call
+
+    def whole(self) -> tuple[ToolCall, ...]:
+        """Returns all of them."""
+        return tuple(ToolCall(call.id, call.name, call.arguments.whole(), call.extra) for call in self.found)

@@ -50,9 +50,24 @@ def _checked_address(url: Any, source: str, schemes: tuple[str, ...]) -> Any:
 
 def checked_headers(headers: Mapping[str, str | None] | None) -> dict[str, str | None]:
     """Returns a copy of the headers."""
+    if not isinstance(headers, (Mapping, type(None))):
+        raise InvalidRequest(f"headers is of type {type(headers).__name__}, not a mapping")
     for name, value in (headers or {}).items():
+        if not isinstance(name, str):
+            raise InvalidRequest(f"headers has a name of type {type(name).__name__}, not str")
         checked_header(value, f"headers[{name!r}]")
     return dict(headers or {})
+
+
+def checked_params(params: Any) -> dict[str, str]:
+    """Returns a copy of what stands behind the ``?`` of an address; None for nothing."""
+    params = {} if params is None else params
+    if not isinstance(params, Mapping):
+        raise InvalidRequest(f"params is of type {type(params).__name__}, not a mapping")
+    for name, value in params.items():
+        if not isinstance(name, str) or not isinstance(value, str) or not f"{name}{value}".isprintable():
+            raise InvalidRequest(f"params[{name!r}] must be printable text")
+    return dict(params)
 
 
 def checked_header(value: Any, source: str) -> str | None:

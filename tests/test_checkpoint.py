@@ -482,6 +482,7 @@ def test_what_a_reply_knows_comes_back(path: Path) -> None:
         "citations": ["http://a.example"],
         "annotations": [{"type": "url_citation"}],
         "id": "chatcmpl-1",
+        "extra": {"audio": {"id": "audio_1"}},
         "headers": CaseInsensitiveDict({"X-Request-Id": "r-1", "X-RateLimit-Remaining-Tokens": "7"}),
     }
     cookie = {"Set-Cookie": "session=sesame"}

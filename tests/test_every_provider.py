@@ -919,7 +919,9 @@ class TestEveryProvider:
         self, number: int, speech: Speech, make: Make, wire: Wire
     ) -> None:
         failing(make(status(number), retries=5))
-        assert len(wire.asked(*speech.route)) == 1
+        # A server that is new to it is asked once more without ``stream_options``, which strict ones refuse.
+        once_more = speech.name == "openai" and number in (400, 422)
+        assert len(wire.asked(*speech.route)) == 1 + once_more
 
     @pytest.mark.parametrize("how", ["cut", "silent"])
     def test_nothing_is_tried_again_after_the_first_piece(

@@ -206,6 +206,8 @@ EVERYTHING = [
     chunk({"refusal": "But I"}),
     chunk({"refusal": " cannot."}),
     chunk({"annotations": [NOTE]}, citations=["http://x"]),
+    chunk({"audio": {"id": "audio_1", "data": "UklG", "transcript": "Sun"}}),
+    chunk({"audio": {"id": "audio_1", "data": "Rg==", "transcript": "ny"}, "images": [{"type": "image_url"}]}),
     end("length"),
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -173,6 +174,26 @@ def test_it_has_a_cancel_of_its_own_beside_the_callers(provider_for: Make) -> No
     with pytest.raises(Cancelled):
         next(second)
     assert not token._callbacks, "a reply that has ended is still watched"
+
+
+def test_one_that_is_left_or_refused_keeps_nothing_in_the_callers_token(provider_for: Make) -> None:
+    token = CancelToken()
+    provider = provider_for(OPENAI, says(*DELTAS))
+    with pytest.raises(InvalidRequest):
+        provider.open("", cancel=token)
+    provider.open("Hi", cancel=token)
+    next(provider.open("Hi", cancel=token))
+    gc.collect()
+    assert not token._callbacks
+
+
+def test_a_torn_pair_in_the_arguments_is_put_together_in_the_events(provider_for: Make) -> None:
+    halves = ('{"a":"\ud83d', '\ude42"}')
+    deltas = [
+        {"tool_calls": [{"index": 0, "id": "c", "function": {"name": "f", "arguments": half}}]} for half in halves
+    ]
+    with provider_for(OPENAI, says(*deltas)).open("Hi") as live:
+        assert "".join(event.text for event in live.events()) == '{"a":"🙂"}'
 
 
 def test_leaving_it_closes_its_connection(speech: Speech, provider_for: Make, wire: Wire) -> None:

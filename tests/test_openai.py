@@ -79,12 +79,17 @@ def test_azures_version_stands_behind_each_address_and_its_key_in_a_header(wire:
     assert {request.header("api-key") for request in wire.requests} == {"azure-sesame"}
 
 
-def test_a_key_among_the_params_is_in_no_error(wire: Wire) -> None:
-    provider = OpenAICompatible(wire.url, params={"api_key": "param-sesame"}, retries=0)
+@pytest.mark.parametrize("name", ["api_key", "key", "code", "sig"])
+def test_what_may_be_a_key_among_the_params_is_told_nowhere(
+    name: str, wire: Wire, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "berlin_chat")
+    wire.on("POST", ".*", lambda request, connection: connection.respond(503))
+    provider = OpenAICompatible(wire.url, params={name: "param-sesame", "api-version": "2024-10-21"}, retries=1)
     with provider, pytest.raises(APIStatusError) as caught:
         provider.ask("Hi")
-    assert "param-sesame" not in str(caught.value)
-    assert "param-sesame" not in str(caught.value.url)
+    assert "param-sesame" not in f"{caught.value} {caught.value.url} {caplog.text}"
+    assert "2024-10-21" in str(caught.value.url)
 
 
 def test_keys_that_belong_to_another_server_are_not_read(monkeypatch: pytest.MonkeyPatch, wire: Wire) -> None:
@@ -143,12 +148,50 @@ def test_a_server_that_refuses_stream_options_is_asked_without_them_from_then_on
     assert ["stream_options" in request.json for request in wire.requests] == [True, False, False]
 
 
-def test_a_400_for_another_reason_is_not_asked_again(wire: Wire) -> None:
-    refuse = {"error": {"message": "the prompt is too long"}}
-    wire.on("POST", ".*", lambda request, connection: connection.respond(400, refuse))
-    with OpenAICompatible(wire.url) as provider, pytest.raises(APIStatusError, match="too long"):
+@pytest.mark.parametrize(
+    "words",
+    [{"error": {"message": "Bad Request", "param": "stream_options"}}, {"detail": "Invalid field"}, {}],
+    ids=str,
+)
+def test_the_words_of_the_refusal_do_not_matter(words: dict[str, Any], wire: Wire) -> None:
+    def script(request: Recorded, connection: Connection) -> None:
+        if "stream_options" in request.json:
+            return connection.respond(400, words)
+        return speak(OPENAI, ["Hi"])(request, connection)
+
+    wire.on("POST", ".*", script)
+    with OpenAICompatible(wire.url) as provider:
+        reply = provider.ask("Grüße")
+    assert (reply, reply.attempts) == ("Hi", 2)
+    assert wire.requests[1].json == {key: value for key, value in wire.requests[0].json.items() if key[:7] != "stream_"}
+
+
+def test_a_400_for_another_reason_is_not_asked_again_once_they_were_taken(wire: Wire) -> None:
+    statuses = [200, 400, 400]
+
+    def script(request: Recorded, connection: Connection) -> None:
+        if statuses.pop(0) == 400:
+            return connection.respond(400, {"error": {"message": "the prompt is too long"}})
+        return speak(OPENAI, ["Hi"])(request, connection)
+
+    wire.on("POST", ".*", script)
+    with OpenAICompatible(wire.url) as provider:
         provider.ask("Hi")
-    assert len(wire.requests) == 1
+        for _ in range(2):
+            with pytest.raises(APIStatusError, match="too long"):
+                provider.ask("Hi")
+    assert ["stream_options" in request.json for request in wire.requests] == [True, True, True]
+
+
+def test_an_extra_body_is_looked_at_as_options_are(wire: Wire) -> None:
+    wire.on(
+        "POST", ".*", lambda request, connection: connection.respond(200, {"choices": [{"message": {"content": "a"}}]})
+    )
+    with OpenAICompatible(wire.url) as provider:
+        with pytest.raises(InvalidRequest, match="ask_many"):
+            provider.stream("Hi", extra_body={"n": 3})
+        provider.ask("Hi", extra_body={"stream": False})
+    assert [sorted(request.json) for request in wire.requests] == [["messages", "model", "stream"]]
 
 
 def test_stream_options_of_the_callers_own_are_not_taken_away(wire: Wire) -> None:
@@ -166,7 +209,12 @@ def test_several_replies_in_one_are_refused_with_what_to_do_instead(n: int, wire
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"end": "never"}, {"max_event_bytes": 0}, {"max_event_bytes": "1"}, {"api_key": 5}], ids=str
+    "wrong",
+    [
+        *({"end": "never"}, {"end": []}, {"max_event_bytes": 0}, {"max_event_bytes": "1"}, {"api_key": 5}),
+        *({"params": "a=b"}, {"params": {"a": 5}}, {"params": [("a", "b")]}, {"params": {"a": "\ud800"}}),
+    ],
+    ids=ascii,
 )
 def test_wrong_arguments_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest, match=next(iter(wrong))):
@@ -246,7 +294,12 @@ def test_the_timeout_of_one_question_is_its_own(speech: Speech, provider_for: Ma
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"timeout": "3"}, {"timeout": -1}, {"retries": -1}, {"retries": "2"}, {"headers": {"A": "b\n"}}], ids=str
+    "wrong",
+    [
+        *({"timeout": "3"}, {"timeout": -1}, {"retries": -1}, {"retries": "2"}),
+        *({"headers": {"A": "b\n"}}, {"headers": "A: b"}, {"headers": {1: "a"}}),
+    ],
+    ids=str,
 )
 def test_wrong_settings_of_a_question_are_refused_at_the_call(
     wrong: dict[str, Any], speech: Speech, provider_for: Make, wire: Wire
@@ -311,6 +364,83 @@ def test_an_end_without_its_proof_names_the_setting_and_is_not_asked_again(wire:
     with OpenAICompatible(wire.url) as provider, pytest.raises(StreamInterrupted, match='end="done"') as caught:
         provider.ask("Hi")
     assert (caught.value.partial, len(wire.requests)) == ("Half a", 1)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        b'event: error\ndata: {"message": "GPU on fire"}\n\n',
+        b'data: {"detail": "GPU on fire"}\n\n',
+        b'data: {"code": 500, "message": "GPU on fire"}\n\n',
+        b'data: {"type": "error", "message": "GPU on fire"}\n\n',
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("end", ["finish_reason", "done", "close"])
+def test_an_error_in_the_middle_is_told_in_the_servers_words(error: bytes, end: str, wire: Wire) -> None:
+    wire.on("POST", ".*", answering(event({"content": "Half a"}) + error + DONE))
+    with OpenAICompatible(wire.url, end=end) as provider, pytest.raises(APIStatusError, match="GPU on fire") as caught:
+        provider.ask("Hi")
+    assert caught.value.partial == "Half a"
+
+
+def test_retries_are_counted_over_all_that_may_fail(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("berlin_chat.http.retries.FIRST_WAIT", 0.01)
+    answers = [DONE]
+
+    def script(request: Recorded, connection: Connection) -> None:
+        return connection.respond(200, answers.pop(), EVENT) if answers else connection.respond(503)
+
+    wire.on("POST", ".*", script)
+    with OpenAICompatible(wire.url, retries=2) as provider, pytest.raises(APIStatusError) as caught:
+        provider.ask("Hi")
+    assert (caught.value.attempts, len(wire.requests)) == (3, 3)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_calls_that_look_alike_are_not_merged(stream: bool, wire: Wire) -> None:
+    first, second = ({"index": 0, "id": "", "function": {"name": "f", "arguments": f'{{"a":{n}}}'}} for n in (1, 2))
+    part = {"tool_calls": [first, second, {"id": "c", "function": {"name": "g", "arguments": "{}"}}]}
+    whole = json.dumps({"choices": [{"message": part, "finish_reason": "tool_calls"}]}).encode()
+    wire.on("POST", ".*", answering(event(part) + event({}, "tool_calls") + DONE if stream else whole))
+    with OpenAICompatible(wire.url) as provider:
+        calls = provider.ask("Hi", stream=stream).tool_calls
+    assert [(call.name, call.arguments) for call in calls] == [("f", '{"a":1}'), ("f", '{"a":2}'), ("g", "{}")]
+
+
+def test_audio_images_and_calls_of_free_text_are_kept(wire: Wire) -> None:
+    parts = [
+        {"audio": {"id": "a1", "data": "UklG"}, "images": [{"n": 1}]},
+        {"audio": {"id": "a1", "data": "Rg==", "expires_at": 5}, "images": [{"n": 2}]},
+        {"tool_calls": [{"index": 0, "id": "c1", "type": "custom", "custom": {"name": "run", "input": "ls"}}]},
+        {"tool_calls": [{"index": 0, "custom": {"input": " -l"}}]},
+    ]
+    wire.on("POST", ".*", answering(b"".join(map(event, parts)) + event({}, "stop") + DONE))
+    with OpenAICompatible(wire.url) as provider:
+        reply = provider.ask("Hi")
+    audio = {"id": "a1", "data": "UklGRg==", "expires_at": 5}
+    assert reply.extra == {"audio": audio, "images": [{"n": 1}, {"n": 2}]}
+    assert reply.message == {
+        "role": "assistant",
+        "content": None,
+        "audio": {"id": "a1"},
+        "images": [{"n": 1}, {"n": 2}],
+        "tool_calls": [{"id": "c1", "type": "custom", "custom": {"name": "run", "input": "ls -l"}}],
+    }
+
+
+@pytest.mark.parametrize("odd", [5, [1], "abc", {"a": [1]}, True, [{"index": [1], "id": 5, "function": 7}]], ids=str)
+def test_values_of_odd_types_are_no_bug_of_ours(odd: Any, wire: Wire) -> None:
+    names = ("tool_calls", "annotations", "refusal", "reasoning", "function_call", "audio")
+    beside = {"usage": odd, "citations": odd, "id": odd, "model": odd, "x_groq": odd}
+    body = event({"content": "Hi"}) + b"data: " + json.dumps({"choices": [], **beside}).encode() + b"\n\n"
+    body += event(dict.fromkeys(names, odd)) + event({}, "stop")
+    wire.on("POST", ".*", answering(body))
+    with OpenAICompatible(wire.url) as provider:
+        reply = provider.ask("Hi")
+    assert isinstance(reply.usage, (dict, type(None)))
+    assert isinstance(reply.citations, (list, type(None)))
+    assert isinstance(reply.id, (str, type(None)))
 
 
 # Models

@@ -175,8 +175,14 @@ def test_create_completion_on_the_class_shares_one_instance_a_configuration(
     for thread in threads:
         thread.join()
     assert len(wire.asked("POST", "/api/login")) == 1
-    list(Berlin.create_completion("m", "Hi", timeout=5))
-    assert len(wire.asked("POST", "/api/login")) == 2, "another timeout is another configuration"
+    shared = len(Provider._shared)
+    for number in range(20):
+        list(Berlin.create_completion("m", "Hi", timeout=5 + number, headers={"X-Request-Id": str(number)}, retries=1))
+    assert len(wire.asked("POST", "/api/login")) == 1, "settings of a question need no login of their own"
+    assert len(Provider._shared) == shared, "settings of a question need no provider of their own"
+    assert wire.asked(*BERLIN.route)[-1].header("X-Request-Id") == "19"
+    list(Berlin.create_completion("m", "Hi", account="another"))
+    assert len(wire.asked("POST", "/api/login")) == 2, "another account is another configuration"
     monkeypatch.setenv("BERLIN_CHAT_PASSWORD", "other")
     list(Berlin.create_completion("m", "Hi"))
     assert len(wire.asked("POST", "/api/login")) == 3, "another account is another configuration"

@@ -110,6 +110,7 @@ REPLY_FIELDS = {
     "citations": Field(),
     "annotations": Field(),
     "id": Field(),
+    "extra": Field(),
     "headers": Field(CaseInsensitiveDict, _without_secrets),
 }
 

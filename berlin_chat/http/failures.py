@@ -86,14 +86,19 @@ def reason_in(body: bytes) -> str:
         value = parse(body)
     except ValueError:
         return "" if text.startswith("<") else text
-    for key in ("error", "detail", "msg", "message") if isinstance(value, dict) else ():
+    return (reason_of(value) if isinstance(value, dict) else "") or text
+
+
+def reason_of(value: dict[str, Any]) -> str:
+    """Returns what an object says of an error, ``""`` where it says nothing."""
+    for key in ("error", "detail", "msg", "message"):
         said: Any = value.get(key)
         if isinstance(said, dict):
-            said = said.get("message")
+            said = said.get("message") or said
         if said:
             kind = f" ({value['error_type']})" if value.get("error_type") else ""
             return f"{said}{kind}"
-    return text
+    return ""
 
 
 def explanation(error: Exception, timeout: Timeout) -> ChatError | None:

@@ -123,7 +123,8 @@ class Transport:
         """Logs that an exchange waits for its next attempt, and why."""
         if refusal is not None:
             self.clean(refusal, exchange.settings.headers)
-            log.warning("%s: %s. Attempt %d follows in %.1f s.", exchange.url, refusal, exchange.attempts, seconds)
+            url = self.secrets.redact(exchange.url or "")
+            log.warning("%s: %s. Attempt %d follows in %.1f s.", url, refusal, exchange.attempts, seconds)
 
     def send(
         self, exchange: Exchange, method: str, url: str, headers: Headers, body: bytes | None
@@ -272,11 +273,11 @@ class Exchange(Owner):
 
     def retried(self, attempt: Callable[[], T], fleeting: Callable[[BaseException], bool]) -> T:
         """Returns what an attempt gives, made again while its error is a fleeting one and retries are left."""
-        left = self.settings.retries
         try:
             return attempt()
         except ChatError as error:
-            if not left or not fleeting(error):
+            left = self.settings.retries + 1 - self.attempts
+            if left < 1 or not fleeting(error):
                 raise
             first = [error]
 
@@ -425,6 +426,6 @@ def _start_of(body: Iterator[bytes]) -> bytes:
 def _peeked(body: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
     """How a body begins, without spaces, and the whole of it."""
     start = b""
-    while len(start.lstrip()) < LABEL_READ and (data := next(body, b"")):
-        start += data
-    return start.lstrip(), chain([start], body)
+    while len(start) < LABEL_READ and (data := next(body, b"")):
+        start = (start + data).lstrip()
+    return start, chain([start], body)

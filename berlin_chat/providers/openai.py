@@ -14,15 +14,14 @@ from ..configuration import Configuration
 from ..errors import APIStatusError, APITimeoutError, InvalidRequest, ProtocolError, StreamInterrupted
 from ..http.transport import Exchange
 from ..provider import Provider
-from ..redaction import secrets_in_headers
 from ..reply import Event, Metadata
-from ..validation import checked_count, checked_header
+from ..validation import checked_count, checked_header, checked_params
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-#: What servers say of a field that they do not know.
-_UNKNOWN_FIELD = ("stream_options", "include_usage", "extra", "unknown", "unrecogni", "unsupported", "unexpected")
+#: What no error needs to hide of what stands behind the ``?``.
+_NO_SECRET = ("api-version", "api_version", "version")
 #: The longest event that is read unless the caller says otherwise, in bytes: an image is one.
 MAX_EVENT = 16 * 2**20
 
@@ -42,7 +41,8 @@ class OpenAICompatible(Provider):
         base_url: the server's address as its documentation gives it, with or without ``/v1``; its other arguments are
             those of :class:`Provider`.
         api_key: sent as a bearer token; otherwise from ``BERLIN_CHAT_API_KEY``. None for servers without keys.
-        params: stand behind the ``?`` of each address, such as Azure's ``{"api-version": "2024-10-21"}``.
+        params: stand behind the ``?`` of each address, such as Azure's ``{"api-version": "2024-10-21"}``. A key is
+            better given in ``headers``: addresses are told by urllib3's own log, and by servers' logs.
         end: what proves that a streamed reply is whole: ``"finish_reason"``; ``"done"``, for servers whose ``[DONE]``
             must be enough; ``"close"``, for those that send neither.
         max_event_bytes: the longest event of a stream that is read.
@@ -76,25 +76,30 @@ class OpenAICompatible(Provider):
             self.base_url = self.base_url.removesuffix("/chat/completions").removesuffix("/v1")
         self._api_key = self.credential("api_key", api_key)
         checked_header(self._api_key, "api_key")
-        if end not in ENDS:
+        if not isinstance(end, str) or end not in ENDS:
             raise InvalidRequest(f"end must be one of {', '.join(map(repr, ENDS))}")
         self._end = end
         self._max_event = checked_count(max_event_bytes, "max_event_bytes", 1)
         #: Where its endpoints are: below ``/v1`` unless the address has a path. And the headers that it is sent.
         self._api = f"{self.base_url}{'' if urlsplit(self.base_url).path else '/v1'}".removesuffix("/chat/completions")
         self._headers = {"Authorization": f"Bearer {self._api_key}"} if self._api_key else {}
+        params = checked_params(params)
         self._query = f"?{urlencode(params)}" if params else ""
-        self._secrets.add(*secrets_in_headers(params or {}))
-        self._configuration.update(params=params and dict(params), end=end, max_event_bytes=max_event_bytes)
-        self._counts = True  # whether the server takes stream_options; set once, to False, by whoever learns it
+        self._secrets.add(*(value for name, value in params.items() if name not in _NO_SECRET))
+        self._configuration.update(params=params, end=end, max_event_bytes=max_event_bytes)
+        # Whether the server takes stream_options; None until it has answered. Set by whoever learns it first.
+        self._counts: bool | None = None
 
     def payload(self, messages: list[dict[str, Any]], model: str, options: dict[str, Any]) -> dict[str, Any]:
-        if options.get("n") not in (None, 1):
+        return {"messages": messages, "model": model, **self.defaults, **options}
+
+    def checked_payload(self, payload: dict[str, Any]) -> dict[str, Any]:
+        if payload.get("n") not in (None, 1):
             raise InvalidRequest("n asks for several replies in one: ask several times, by ask_many([prompt] * n)")
-        body = {"messages": messages, "model": model, **self.defaults, **options}
-        if not self._counts or not body["stream"]:
-            body = {name: value for name, value in body.items() if name != "stream_options" or name in options}
-        return body
+        ours = payload.get("stream_options") is self.defaults.get("stream_options")
+        if ours and (self._counts is False or not payload.get("stream")):
+            payload = {name: value for name, value in payload.items() if name != "stream_options"}
+        return payload
 
     def pieces(
         self, exchange: Exchange, body: bytes, model: str, metadata: Metadata
@@ -120,13 +125,17 @@ class OpenAICompatible(Provider):
     def _ask(self, exchange: Exchange, body: bytes) -> requests.Response:
         address, how = f"{self._api}/chat/completions{self._query}", {"headers": self._headers, "any_label": True}
         try:
-            return exchange.post(address, body, **how)
+            response = exchange.post(address, body, **how)
+            if self._counts is None and b'"stream_options"' in body:
+                self._counts = True
+            return response
         except APIStatusError as error:
             question, ours = json.loads(body), self.defaults.get("stream_options")
-            said = str(error.detail).lower()
-            refused = error.status in (400, 422) and (not said or any(word in said for word in _UNKNOWN_FIELD))
-            if not refused or not ours or question.pop("stream_options", None) != ours:
+            refused = error.status in (400, 422) and ours and question.pop("stream_options", None) == ours
+            # Servers have many words for a field that they do not know. Once one has taken it, it is something else.
+            if not refused or self._counts:
                 raise
+            exchange.attempts += 1
             response = exchange.post(address, question, **how)
             self._counts = False
             return response

@@ -63,7 +63,7 @@ class OpenAIEndpoints(Endpoints):
         self._authorize(request)
         question = request.json()
         messages, model = question.pop("messages", None), question.pop("model", None)
-        stream, count = question.pop("stream", False), question.pop("n", None)
+        stream, count = question.pop("stream", None) or False, question.pop("n", None)
         stream_options = question.get("stream_options")
         checked(isinstance(messages, list) and messages, "messages must be a list that is not empty")
         checked(isinstance(model, str) and model, "model must be a string")
@@ -121,7 +121,7 @@ def _completion(answers: _Answers, model: str) -> Response:
         message = reply.message
         if reply.reasoning is not None:
             message["reasoning_content"] = reply.reasoning
-        message.update(_annotations(reply))
+        message.update(_beside_text(reply))
         choices.append({"index": index, "message": message, **_end(reply)})
         replies.append(reply)
     body = {**_head("chat.completion", model), "choices": choices, "usage": _usage(replies)}
@@ -141,13 +141,21 @@ def _events(answers: _Answers, model: str, with_usage: bool) -> Iterator[str]:
             for event in answer.events():
                 yield _event({**head, "choices": [_choice(index, _delta(event, told))]})
             reply = answer.reply
-            choice = {**_choice(index, _annotations(reply)), **_end(reply)}
+            choice = {**_choice(index, _beside_text(reply)), **_end(reply)}
             yield _event({**head, "choices": [choice], **_citations(reply)})
             replies.append(reply)
         if with_usage:
             yield _event({**head, "choices": [], "usage": _usage(replies)})
     except ChatError as error:
-        yield _event({"error": {"message": str(error), "type": "upstream_error", "code": error.status}})
+        yield _event(
+            {
+                "error": {
+                    "message": str(error),
+                    "type": "upstream_error",
+                    "code": error.status if (error.status or 0) >= 400 else None,
+                }
+            }
+        )
         return
     yield "data: [DONE]\n\n"
 
@@ -168,12 +176,13 @@ def _delta(event: Event, told: dict[int | None, ToolCall]) -> dict[str, Any]:
     new: dict[str, Any] = {"index": event.place}
     if call.id != before.id:
         new["id"] = call.id
+    kind, given = ("custom", "input") if call.extra.get("type") == "custom" else ("function", "arguments")
     if event.place not in told:
-        new["type"] = "function"
+        new["type"] = kind
     new.update((key, value) for key, value in call.extra.items() if before.extra.get(key) != value)
-    new["function"] = {"arguments": event.text}
+    new[kind] = {given: event.text}
     if call.name != before.name:
-        new["function"]["name"] = call.name.removeprefix(before.name)
+        new[kind]["name"] = call.name.removeprefix(before.name)
     told[event.place] = call._replace(extra=dict(call.extra))
     return {"tool_calls": [new]}
 
@@ -185,8 +194,9 @@ def _head(kind: str, model: str) -> dict[str, Any]:
     return {"id": f"chatcmpl-{uuid.uuid4().hex}", "object": kind, "created": int(time()), "model": model}
 
 
-def _annotations(reply: Reply) -> dict[str, Any]:
-    return {"annotations": reply.annotations} if reply.annotations else {}
+def _beside_text(reply: Reply) -> dict[str, Any]:
+    """What a message holds that no event tells."""
+    return {**({"annotations": reply.annotations} if reply.annotations else {}), **(reply.extra or {})}
 
 
 def _citations(*replies: Reply) -> dict[str, Any]:

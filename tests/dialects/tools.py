@@ -166,7 +166,11 @@ DIALECTS = [
         )
         + DONE,
         completion(
-            {"tool_calls": [{**WEATHER, "extra_content": {"google": {"thought_signature": "c2ln"}}}, CLOCK]}, "stop"
+            {
+                "tool_calls": [{**WEATHER, "extra_content": {"google": {"thought_signature": "c2ln"}}}, CLOCK],
+                "extra_content": {"google": {"thought_signature": "c2ln"}},
+            },
+            "stop",
         ),
         text="",
         tool_calls=CALLS,

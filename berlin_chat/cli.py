@@ -288,14 +288,36 @@ def providers() -> None:
     click.echo("\n".join(line.rstrip() for line in shown.get().splitlines()))
 
 
+def _checked_encoding(context: Any, parameter: Any, name: str | None) -> str | None:
+    try:
+        b"any".decode(name or "utf-8", "replace")
+    except LookupError:
+        raise click.BadParameter(f"there is no encoding of text {name!r}") from None
+    return name
+
+
 @cli.command()
 @click.argument("prompts")
 @click.option("-o", "--output", required=True, metavar="FILE", help="Where each answer is appended, as JSON.")
 @click.option("-w", "--workers", type=click.IntRange(min=1), default=8, show_default=True, help="Questions at once.")
 @click.option("--rate", metavar="RATE", help='At most so many questions: "20/s", "60/min", "1000/hour".')
 @click.option("--column", metavar="NAME", help='The column of a CSV file; otherwise "prompt", or the first.')
+@click.option(
+    "--encoding",
+    callback=_checked_encoding,
+    metavar="NAME",
+    help="How PROMPTS is encoded, such as cp1252; otherwise UTF-8, or UTF-16 if its first bytes say so.",
+)
 @provider_options
-def batch(prompts: str, output: str, workers: int, rate: str | None, column: str | None, **configuration: Any) -> int:
+def batch(
+    prompts: str,
+    output: str,
+    workers: int,
+    rate: str | None,
+    column: str | None,
+    encoding: str | None,
+    **configuration: Any,
+) -> int:
     """Ask every prompt in the file PROMPTS, or in standard input with -.
 
     One prompt a line (.txt), a column of a .csv or .tsv file, or JSON lines (.jsonl): strings, {"prompt": …},
@@ -307,7 +329,9 @@ def batch(prompts: str, output: str, workers: int, rate: str | None, column: str
     from .batch.files import Prompts, Requests, format_of
     from .batch.pool import ask_many
 
-    asked = Prompts(prompts, column)
+    asked = Prompts(prompts, column, encoding)
+    if asked.notice:
+        click.echo(f"berlin-chat: {asked.notice}", err=True)
     answered, reasons = 0, Counter[str]()
     try:
         with chosen_provider(configuration.pop("provider"), **configuration) as provider:

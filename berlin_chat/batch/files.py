@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import json
 import re
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import time
-from typing import Any, TextIO, cast
+from typing import Any, cast
 
 from ..errors import InvalidRequest
 from ..messages import Messages, as_list
 from ..provider import Provider
 from ..reply import Reply
 from .answers import Answer, Format, PlainFormat, Recorded
+from .texts import Text
+
+#: How many characters a cell may have; the csv module's own limit is 131072.
+LONGEST_CELL = 2**31 - 1
 
 
 class Prompts:
@@ -26,47 +28,39 @@ class Prompts:
     Args:
         path: the file; ``-`` for standard input.
         column: the column of a CSV file; otherwise ``prompt``, or the first.
+        encoding: the file's, see ``Text``.
+
+    Attributes:
+        are_requests: whether they are the requests of one of OpenAI's batch files.
+        notice: how a CSV file is read, for people; ``""`` for others.
 
     Raises:
         InvalidRequest: a line is none, with its number. A file is checked when this is made, standard input
             as it is read.
     """
 
-    def __init__(self, path: str, column: str | None = None) -> None:
-        self._path = path
-        self._name = "standard input" if path == "-" else path
+    def __init__(self, path: str, column: str | None = None, encoding: str | None = None) -> None:
+        self._text = Text(path, encoding)
+        self._name = self._text.name
         self._column = column
         self._count: int | None = None
         self.are_requests = False
-        if path == "-":
-            self._text: TextIO = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", errors="replace", newline="")
-            self._begun = self._text.readline()
-            self._read = self._reader(self._begun)
-        else:
-            with self._open() as text:
-                self._read = self._reader(text.readline())
+        self.notice = ""
+        self._read = self._reader(Path(path).suffix.lower())
+        if path != "-":
             self._count = sum(1 for _ in self)
 
     def __length_hint__(self) -> int:
         return NotImplemented if self._count is None else self._count
 
     def __iter__(self) -> Iterator[Messages]:
-        if self._path == "-":
-            yield from self._read(_Rest(self._begun, self._text))
-        else:
-            with self._open() as text:
-                yield from self._read(text)
+        return self._read(iter(self._text))
 
-    def _open(self) -> TextIO:
-        try:
-            return open(self._path, encoding="utf-8-sig", errors="replace", newline="")
-        except OSError as error:
-            raise InvalidRequest(f"the prompts cannot be read: {error}") from None
-
-    def _reader(self, first_line: str) -> Callable[[Any], Iterator[Messages]]:
+    def _reader(self, suffix: str) -> Callable[[Iterator[str]], Iterator[Messages]]:
         """How the file is read: by its suffix, or else by what its first line looks like."""
-        suffix = Path(self._path).suffix.lower()
+        first_line = self._text.first_line
         if suffix in (".csv", ".tsv"):
+            self._delimiter = _delimiter(first_line, suffix)
             return self._cells
         if suffix in (".jsonl", ".ndjson", ".json") or (suffix != ".txt" and first_line.lstrip()[:1] in ("{", "[")):
             self.are_requests = _is_request(_json_or_none(first_line))
@@ -79,16 +73,32 @@ class Prompts:
                 yield line.rstrip("\r\n")
 
     def _cells(self, text: Iterator[str]) -> Iterator[Messages]:
-        dialect = csv.excel_tab if self._path.lower().endswith(".tsv") else csv.excel
-        rows = csv.DictReader(text, dialect=dialect)
-        names = list(rows.fieldnames or [])
+        csv.field_size_limit(LONGEST_CELL)
+        rows = csv.DictReader(text, delimiter=self._delimiter, strict=True)
+        try:
+            column = self._column_in(list(rows.fieldnames or []))
+            for row in rows:
+                if not (cell := row[column]) or not cell.strip():
+                    raise InvalidRequest(f"{self._name}, line {rows.line_num}: the column {column!r} is empty")
+                if any(row.get(None, ())):
+                    raise InvalidRequest(
+                        f"{self._name}, line {rows.line_num}, has more columns than the first line: put a text that"
+                        f" holds {self._delimiter!r} into quotes"
+                    )
+                yield cell
+        except csv.Error as error:
+            where = f"{self._name}, the row that begins in line {rows.line_num + 1}"
+            raise InvalidRequest(f"{where}: {error}") from None
+
+    def _column_in(self, names: list[str]) -> str:
         column = self._column or ("prompt" if "prompt" in names else next(iter(names), None))
-        if column not in names:
+        if column is None or column not in names:
             raise InvalidRequest(f"{self._name} has no column {column!r}: it has {', '.join(map(repr, names))}")
-        for row in rows:
-            if not (cell := row[column]) or not cell.strip():
-                raise InvalidRequest(f"{self._name}, line {rows.line_num}: the column {column!r} is empty")
-            yield cell
+        self.notice = (
+            f"{self._name} is read as {self._text.encoding} with {self._delimiter!r} between the columns; the prompts"
+            f" are in the column {column!r}"
+        )
+        return column
 
     def _objects(self, text: Iterator[str]) -> Iterator[Messages]:
         for number, line in enumerate(text, 1):
@@ -96,26 +106,16 @@ class Prompts:
                 continue
             try:
                 yield _prompt_in(json.loads(line), self.are_requests)
-            except (ValueError, InvalidRequest) as error:  # InvalidRequest is a ValueError, too
+            except (ValueError, RecursionError) as error:  # InvalidRequest is a ValueError, too
                 raise InvalidRequest(f"{self._name}, line {number}: {error}") from None
 
 
-class _Rest:
-    """A text whose first line was read already."""
-
-    def __init__(self, first_line: str, text: TextIO) -> None:
-        self._first: str | None = first_line
-        self._text = text
-
-    def __iter__(self) -> _Rest:
-        return self
-
-    def __next__(self) -> str:
-        first, self._first = self._first, None
-        line = self._text.readline() if first is None else first
-        if not line:
-            raise StopIteration
-        return line
+def _delimiter(first_line: str, suffix: str) -> str:
+    """What separates the columns: their names tell, for the cells are prose, in which commas stand anyway."""
+    try:
+        return csv.Sniffer().sniff(first_line, ",;\t").delimiter
+    except csv.Error:  # there is one column
+        return "\t" if suffix == ".tsv" else ","
 
 
 def _json_or_none(line: str) -> Any:

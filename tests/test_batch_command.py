@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from test_pool import repeating
+from test_pool import prompt_of, repeating
 from wire import YLOKH, Wire
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -163,3 +163,128 @@ def test_a_csv_file_that_would_be_asked_otherwise_than_it_reads_is_refused(
     assert result.returncode == 1
     assert said in result.stderr
     assert wire.requests == []
+
+
+# What a line and the command say of a question
+
+
+def asked_in(wire: Wire) -> dict[str, Any]:
+    """The JSON that was sent for each prompt."""
+    return {prompt_of(request): request.json for request in wire.requests}
+
+
+def request_line(name: str, url: str = "/v1/chat/completions", prompt: Any = None, **body: Any) -> str:
+    whole = {"messages": [{"role": "user", "content": prompt or name}], **body}
+    return json.dumps({"custom_id": name, "method": "POST", "url": url, "body": whole})
+
+
+def test_a_line_of_json_has_a_model_and_options_of_its_own(run: Run, here: Path, wire: Wire) -> None:
+    lines = [
+        {"prompt": "q0", "model": "m-1", "options": {"temperature": 0.9, "stop": ["\n"]}, "note": "not sent"},
+        {"messages": [{"role": "user", "content": "q1"}], "options": {"max_tokens": 5}},
+        {"prompt": "q2"},
+    ]
+    (here / "in.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    arguments = ("in.jsonl", "-o", "out.jsonl", "-m", "m-0", "--option", "temperature=0.1", "--option", "seed=7")
+    assert run(*arguments).returncode == 0
+    asked = asked_in(wire)
+    common = {"seed": 7, "temperature": 0.1, "model": "m-0"}
+    assert asked["q0"].items() >= {**common, "model": "m-1", "temperature": 0.9, "stop": ["\n"]}.items()
+    assert asked["q1"].items() >= {**common, "max_tokens": 5}.items()
+    assert asked["q2"].items() >= common.items()
+    assert "note" not in asked["q0"]
+    # It goes on: the models of lines are no reason to refuse the file, and a line whose model changed is another.
+    wire.requests.clear()
+    assert run(*arguments).returncode == 0
+    assert wire.requests == []
+    (here / "in.jsonl").write_text("\n".join(map(json.dumps, lines)).replace("m-1", "m-2"))
+    assert "belongs to other prompts" in run(*arguments).stderr
+
+
+def test_options_are_json_or_else_text(run: Run, here: Path, wire: Wire) -> None:
+    (here / "in.txt").write_text("q0\n")
+    given = ["stop=a=b", "top_p=0.5", 'user="7"', 'response_format={"type": "json_object"}', "seed=null"]
+    assert run("in.txt", "-o", "out.jsonl", *(part for one in given for part in ("--option", one))).returncode == 0
+    sent = asked_in(wire)["q0"]
+    assert [sent[name] for name in ("stop", "top_p", "user")] == ["a=b", 0.5, "7"]
+    assert sent["response_format"] == {"type": "json_object"}
+    assert "seed" not in sent
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("temperature", "is not NAME=VALUE"),
+        ("=5", "is not NAME=VALUE"),
+        *((f"{name}=5", f"'{name}' is a setting") for name in ("timeout", "headers", "retries", "deadline", "cancel")),
+        ("extra_body={}", "'extra_body' is a setting"),
+        ("model=m", "'model' is no option"),
+        ("n=2", "one reply is kept"),
+    ],
+)
+def test_an_option_that_is_none_is_wrong_usage(option: str, said: str, run: Run, here: Path, wire: Wire) -> None:
+    (here / "in.txt").write_text("q0\n")
+    result = run("in.txt", "-o", "out.jsonl", "--option", option)
+    assert result.returncode == 2
+    assert said in " ".join(result.stderr.split())
+    assert wire.requests == []
+
+
+def test_the_system_message_is_for_prompts_that_have_none(run: Run, here: Path, wire: Wire) -> None:
+    own = {"messages": [{"role": "system", "content": "own"}, {"role": "user", "content": "q1"}]}
+    (here / "in.jsonl").write_text(f'"q0"\n{json.dumps(own)}\n')
+    assert run("in.jsonl", "-o", "out.jsonl", "--system", "Be brief.").returncode == 0
+    systems = {name: question["messages"][0] for name, question in asked_in(wire).items()}
+    assert systems == {
+        "q0": {"role": "system", "content": "Be brief."},
+        "q1": {"role": "system", "content": "own"},
+    }
+    assert [line["prompt"] for line in lines_of("out.jsonl") if line["index"] == 0] == ["q0"]
+    result = run("in.jsonl", "-o", "out.jsonl", "--system", "Be long.")
+    assert result.returncode == 1
+    assert "system: 'Be brief.' in the file, 'Be long.' now" in result.stderr
+
+
+# Going on
+
+
+def test_another_model_is_refused_until_told_to_ask_anew(run: Run, here: Path, wire: Wire) -> None:
+    (here / "in.txt").write_text("q0\n")
+    run("in.txt", "-o", "out.jsonl", "-m", "m-1")
+    result = run("in.txt", "-o", "out.jsonl", "-m", "m-2")
+    assert result.returncode == 1
+    assert "model: 'm-1' in the file, 'm-2' now" in result.stderr
+    assert "--ask-anew" in result.stderr
+    assert "checkpoint" not in result.stderr
+    assert run("in.txt", "-o", "out.jsonl", "-m", "m-2", "--ask-anew").returncode == 0
+    assert [request.json["model"] for request in wire.requests] == ["m-1", "m-2"]
+
+
+def test_without_an_address_the_next_run_goes_on_with_another_echo(here: Path) -> None:
+    (here / "in.txt").write_text("q0\nq1\n")
+    for asked in (2, 0):
+        line = [*COMMAND, "in.txt", "-o", "out.jsonl", "-p", "h2o"]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        assert f"2 answered, 0 failed; in this run {asked} asked" in done.stderr
+    assert lines_of("out.jsonl")[0]["asked"]["address"] == "echo"
+
+
+def test_requests_go_on_by_their_custom_id_in_any_order(run: Run, here: Path, wire: Wire) -> None:
+    lines = [request_line(f"r{n}") for n in range(6)]
+    (here / "in.jsonl").write_text("\n".join(lines[:4]))
+    run("in.jsonl", "-o", "out.jsonl")
+    wire.requests.clear()
+    (here / "in.jsonl").write_text("\n".join(reversed(lines)))
+    assert run("in.jsonl", "-o", "out.jsonl").returncode == 0
+    assert sorted(map(prompt_of, wire.requests)) == ["r4", "r5"]
+    assert sorted(line["custom_id"] for line in lines_of("out.jsonl")) == [f"r{n}" for n in range(6)]
+
+
+def test_a_request_that_changed_under_its_custom_id_is_refused(run: Run, here: Path) -> None:
+    (here / "in.jsonl").write_text(request_line("a"))
+    run("in.jsonl", "-o", "out.jsonl")
+    (here / "in.jsonl").write_text(request_line("a", prompt="other"))
+    result = run("in.jsonl", "-o", "out.jsonl")
+    assert result.returncode == 1
+    assert "--ask-anew" in result.stderr

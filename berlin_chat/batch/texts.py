@@ -6,8 +6,7 @@ import codecs
 import io
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator
 from itertools import chain
 from typing import IO, Any
 
@@ -47,35 +46,33 @@ class Text:
     def __init__(self, path: str, encoding: str | None = None) -> None:
         self._path = path
         self.name = "standard input" if path == "-" else path
-        with ExitStack() as stack:
-            binary: Any = sys.stdin.buffer if path == "-" else stack.enter_context(self._open())
-            begins = binary.peek(4)
-            said = next((name for begin, name in _BEGINNINGS if begins.startswith(begin)), "utf-8")
-            self.encoding = encoding or said
-            lines = self._lines(binary)
-            self.first_line = next(lines, "")
-        self._once = chain([self.first_line] if self.first_line else [], lines)
+        binary = self._open()
+        begins = binary.peek(4)
+        said = next((name for begin, name in _BEGINNINGS if begins.startswith(begin)), "utf-8")
+        self.encoding = encoding or said
+        lines = self._lines(binary)
+        self.first_line = next(lines, "")
+        if path == "-":
+            self._once = chain([self.first_line], lines) if self.first_line else iter(())
+        else:
+            lines.close()
 
     def __iter__(self) -> Iterator[str]:
-        if self._path == "-":
-            yield from self._once
-        else:
-            with self._open() as binary:
-                yield from self._lines(binary)
+        return self._once if self._path == "-" else self._lines(self._open())
 
-    def _open(self) -> IO[bytes]:
+    def _open(self) -> Any:
         try:
-            return open(self._path, "rb")
+            return sys.stdin.buffer if self._path == "-" else open(self._path, "rb")
         except OSError as error:
             raise InvalidRequest(f"the prompts cannot be read: {error}") from None
 
-    def _lines(self, binary: IO[bytes]) -> Iterator[str]:
-        text = io.TextIOWrapper(binary, self.encoding, _UNDECODABLE, newline="")
-        for number, line in enumerate(text, 1):
-            if wrong := _WRONG.search(line):
-                reason = "holds a NUL byte" if wrong[0] == "\0" else f"has bytes that are no {self.encoding}"
-                raise InvalidRequest(
-                    f"{self.name}, line {number}, {reason}: name the encoding of the file, as in --encoding cp1252 or"
-                    " --encoding utf-16"
-                )
-            yield line.removeprefix("\ufeff") if number == 1 else line
+    def _lines(self, binary: IO[bytes]) -> Generator[str, None, None]:
+        with io.TextIOWrapper(binary, self.encoding, _UNDECODABLE, newline="") as text:
+            for number, line in enumerate(text, 1):
+                if wrong := _WRONG.search(line):
+                    reason = "holds a NUL byte" if wrong[0] == "\0" else f"has bytes that are no {self.encoding}"
+                    raise InvalidRequest(
+                        f"{self.name}, line {number}, {reason}: name the encoding of the file, as in --encoding cp1252"
+                        " or --encoding utf-16"
+                    )
+                yield line.removeprefix("\ufeff") if number == 1 else line

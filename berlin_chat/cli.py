@@ -254,6 +254,8 @@ def batch(
 
     if retry_errors and errors is None:
         raise click.UsageError("--retry-errors needs the file that holds them: --errors FILE")
+    if errors is not None and os.path.abspath(errors) == os.path.abspath(output):
+        raise click.UsageError("--errors and --output name the same file")
     configuration = {"model": model, "base_url": base_url, "proxy": proxy, "timeout": timeout}
     chosen = get_provider(provider, **given_in(configuration))
     echo = "echo" if is_answered_here(chosen) else None  # each has another address

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from time import time
@@ -21,6 +20,7 @@ from .checkpoint import Checkpoint
 from .journal import Journal
 from .keys import Asked
 from .places import Places
+from .requests import Refused, parts_of
 
 
 def _digest(value: Any) -> str:
@@ -301,11 +301,12 @@ def _private(path: str, flags: int) -> int:
 
 def _shown(prompt: Any) -> str:
     """A prompt in a cell: its text where it is nothing but that."""
-    if isinstance(prompt, Mapping) and "body" in prompt:
-        prompt = prompt["body"]["messages"]
-    if isinstance(prompt, list) and len(prompt) == 1:
-        prompt = prompt[0].get("content", prompt)
-    return prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
+    if isinstance(prompt, Refused):
+        return ""
+    messages: Any = parts_of(prompt)[0]
+    if isinstance(messages, list) and len(messages) == 1:
+        messages = messages[0].get("content")
+    return messages if isinstance(messages, str) else json.dumps(messages, ensure_ascii=False)
 
 
 def output_named(path: str, are_requests: bool, ordered: bool, stack: ExitStack) -> Output:

@@ -95,7 +95,11 @@ def requests_in(text: Iterator[str]) -> Iterator[dict[str, Any]]:
 def _custom_id(value: Any) -> str:
     if not isinstance(value, dict) or not isinstance(value.get("custom_id"), str):
         raise InvalidRequest('a request must have a "custom_id", which is a string')
-    return str(written(value["custom_id"]))
+    name = value["custom_id"]
+    try:
+        return str(written(name))
+    except InvalidRequest:
+        raise InvalidRequest(f"the custom_id {name!r:.100} is no text that a file can hold") from None
 
 
 def _check_request(value: dict[str, Any]) -> None:
@@ -166,7 +170,7 @@ class Asker(Provider):
 
     def ask(self, messages: Messages, model: str | None = None, **limits: Any) -> Reply:
         """Asks one line."""
-        messages, own_model, options = _read(messages)
+        messages, own_model, options = parts_of(messages)
         with self._lock:
             self.asked += 1
         given = {**limits, **self._options, **options}
@@ -189,8 +193,8 @@ def _tokens(usage: Mapping[str, Any]) -> int:
     return sum(number for number in ([total] if total else parts) if isinstance(number, int))
 
 
-def _read(prompt: Any) -> tuple[Messages, str | None, dict[str, Any]]:
-    """The messages, the model and the options of a line."""
+def parts_of(prompt: Any) -> tuple[Messages, str | None, dict[str, Any]]:
+    """Returns the messages, the model and the options of a line. Raises InvalidRequest for one that is refused."""
     if isinstance(prompt, Refused):
         raise InvalidRequest(prompt["error"])
     if is_request(prompt):

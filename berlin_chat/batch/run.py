@@ -14,7 +14,7 @@ from .files import Prompts
 from .keys import keyed
 from .outputs import Errors, Kept, Output
 from .pool import ask_many
-from .requests import Asker, ByCustomId, Refused
+from .requests import Asker, ByCustomId, Refused, parts_of
 
 #: How many prompts are shown in advance, and of each so many characters.
 SHOWN, LENGTH = 3, 100
@@ -101,6 +101,8 @@ def tell(asker: Asker, prompts: Prompts, say: Callable[[str], None]) -> None:
             first.append(prompt)
     asked = described(asker, None, {})
     say(f"{count} questions would be asked of {asked['provider']} at {asked['address']}")
-    say(f"the model {asked['model']}, the options {asked['options']}, the system message {asked.get('system')!r}")
+    say(f"the model {asked['model']!r}, the options {asked['options']}, the system message {asked.get('system')!r}")
     for prompt in first:
-        say(f"such as: {prompt!r:.{LENGTH}}")
+        messages, model, options = parts_of(prompt)
+        own = (f", of the model {model!r}" if model else "") + (f", with {options}" if options else "")
+        say(f"such as: {messages!r:.{LENGTH}}{own}")

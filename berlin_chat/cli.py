@@ -5,22 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterable
+from contextlib import ExitStack, closing
 from typing import Any, NoReturn
 
-from .errors import ChatError, InvalidRequest
-from .provider import Provider
-from .providers import PROVIDERS, get_provider, provider_class, provider_names
+from .cli_options import NEEDED, batch_options, chosen_provider, click, given_in, is_answered_here, provider_options
+from .errors import ChatError
+from .providers import PROVIDERS, get_provider, provider_names
 from .providers.openai import OpenAICompatible
 from .version import __version__
-
-_NEEDED = "the command line needs more packages: pip install 'berlin_chat[cli]'"
-try:
-    import click
-except ImportError:
-    raise SystemExit(f"berlin-chat: {_NEEDED}") from None
 
 #: Exit codes: a ChatError, and what shells use for Ctrl-C and a closed pipe.
 FAILED, INTERRUPTED, PIPE_CLOSED = 1, 130, 141
@@ -84,70 +77,6 @@ def _discard_output() -> None:
     """Lets nothing more reach standard output: Python writes what is left at its end, and would complain or wait."""
     if sys.stdout is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-class _ProviderName(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """The name of a provider, also of one that another package adds."""
-
-    name = "provider"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> str:
-        try:
-            provider_class(value)
-        except InvalidRequest as error:
-            self.fail(str(error), param, ctx)
-        return str(value)
-
-
-_provider_options = (
-    click.option(
-        "-p",
-        "--provider",
-        type=_ProviderName(),
-        default="berlin",
-        show_default=True,
-        help="The protocol to speak.",
-    ),
-    click.option("-m", "--model", help="The model to ask; otherwise the protocol's default."),
-    click.option(
-        "--base-url",
-        metavar="URL",
-        help="The server's address; otherwise from BERLIN_CHAT_<PROVIDER>_URL or BERLIN_CHAT_URL.",
-    ),
-    click.option("--proxy", metavar="URL", help="A proxy; otherwise from the environment."),
-    click.option(
-        "--timeout",
-        type=click.FloatRange(min=0, min_open=True),
-        metavar="SECONDS",
-        help="For connecting, and between two reads.",
-    ),
-)
-
-
-def provider_options(command: Any) -> Any:
-    """Adds the options that say which provider is asked."""
-    for option in reversed(_provider_options):
-        command = option(command)
-    return command
-
-
-@contextmanager
-def chosen_provider(name: str, **configuration: Any) -> Iterator[Provider]:
-    """The provider that the options ask for; without any address, one of a server inside this process."""
-    given = {key: value for key, value in configuration.items() if value is not None}
-    provider = get_provider(name, **given)
-    if provider.base_url is not None or provider.name not in PROVIDERS:  # the server speaks the four only
-        with provider:
-            yield provider
-        return
-    from .server import LocalServer
-
-    click.echo(
-        "berlin-chat: no address is configured, so this process answers itself: an echo, no model. See --base-url.",
-        err=True,
-    )
-    with LocalServer() as server, server.provider(name, **given) as provider:
-        yield provider
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -270,7 +199,7 @@ def providers() -> None:
         from rich.console import Console
         from rich.table import Table
     except ImportError:
-        raise ImportError(_NEEDED) from None
+        raise ImportError(NEEDED) from None
 
     table = Table(box=None, pad_edge=False)
     for heading in ("name", "address in use", "working", "needs"):
@@ -290,47 +219,57 @@ def providers() -> None:
 
 @cli.command()
 @click.argument("prompts")
-@click.option("-o", "--output", required=True, metavar="FILE", help="Where each answer is appended, as JSON.")
-@click.option("-w", "--workers", type=click.IntRange(min=1), default=8, show_default=True, help="Questions at once.")
-@click.option("--rate", metavar="RATE", help='At most so many questions: "20/s", "60/min", "1000/hour".')
-@click.option("--column", metavar="NAME", help='The column of a CSV file; otherwise "prompt", or the first.')
+@batch_options
 @provider_options
-def batch(prompts: str, output: str, workers: int, rate: str | None, column: str | None, **configuration: Any) -> int:
+def batch(
+    prompts: str,
+    output: str,
+    column: str | None,
+    encoding: str | None,
+    system: str | None,
+    options: dict[str, Any],
+    limit: int | None,
+    errors: str | None,
+    retry_errors: bool,
+    dry_run: bool,
+    provider: str,
+    model: str | None,
+    base_url: str | None,
+    proxy: str | None,
+    timeout: float | None,
+    **how: Any,
+) -> int:
     """Ask every prompt in the file PROMPTS, or in standard input with -.
 
     One prompt a line (.txt), a column of a .csv or .tsv file, or JSON lines (.jsonl): strings, {"prompt": …},
-    {"messages": […]}, or the requests of OpenAI's batch files, which are answered in the form of its output.
+    {"messages": […]}, both also with a "model" and "options" of their own, or the requests of OpenAI's batch files,
+    which are answered in the form of its output.
 
     Run it again with the same files to go on after an interruption, or to ask once more what has failed.
     """
-    from .batch.checkpoint import Checkpoint
-    from .batch.files import Prompts, Requests, format_of
-    from .batch.pool import ask_many
+    from .batch.files import Prompts
+    from .batch.outputs import output_named
+    from .batch.requests import Asker
+    from .batch.run import run, tell
 
-    asked = Prompts(prompts, column)
-    answered, reasons = 0, Counter[str]()
-    try:
-        with chosen_provider(configuration.pop("provider"), **configuration) as provider:
-            answers = ask_many(
-                Requests(provider) if asked.are_requests else provider,
-                asked,
-                max_workers=workers,
-                ordered=False,
-                rate=rate,
-                checkpoint=Checkpoint(output, format_of(asked)),
-                progress=sys.stderr.isatty(),
-            )
-            with closing(answers):
-                for answer in answers:
-                    answered += answer.error is None
-                    reasons.update([str(answer.error)] if answer.error is not None else [])
-    except KeyboardInterrupt:
-        click.echo(
-            f"berlin-chat: stopped. {answered} answers are in {output}; run the same command again to go on.",
-            err=True,
-        )
-        raise
-    click.echo(f"berlin-chat: {answered} answers are in {output}", err=True)
-    for reason, count in reasons.most_common(5):
-        click.echo(f"berlin-chat: {count} failed: {' '.join(reason.split())}", err=True)
-    return FAILED if reasons else 0
+    if retry_errors and errors is None:
+        raise click.UsageError("--retry-errors needs the file that holds them: --errors FILE")
+    if errors is not None and os.path.abspath(errors) == os.path.abspath(output):
+        raise click.UsageError("--errors and --output name the same file")
+    configuration = {"model": model, "base_url": base_url, "proxy": proxy, "timeout": timeout}
+    chosen = get_provider(provider, **given_in(configuration))
+    echo = "echo" if is_answered_here(chosen) else None  # each has another address
+    asked = Prompts(prompts, column, encoding, limit)
+    if asked.notice:
+        _say(asked.notice)
+    if dry_run:
+        tell(Asker(chosen, system, options, echo), asked, _say)
+        return 0
+    with ExitStack() as stack:
+        answers = output_named(output, asked.are_requests, how["ordered"], stack)
+        asker = Asker(stack.enter_context(chosen_provider(provider, **configuration)), system, options, echo)
+        return FAILED if run(asker, asked, answers, errors, retry_errors, _say, **how) else 0
+
+
+def _say(line: str) -> None:
+    click.echo(f"berlin-chat: {line}", err=True)

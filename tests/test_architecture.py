@@ -157,7 +157,7 @@ def test_a_module_has_no_state_but_what_forking_and_the_parser_need(path: Path) 
         names = {target.id for target in targets if isinstance(target, ast.Name)}
         found |= {name for name in names if makes and not _CONSTANT.fullmatch(name)}
         found |= {name for part in ast.walk(node) if isinstance(part, ast.Global) for name in part.names}
-    allowed = STATE.get(name_of(path), set()) | {"T", "P", "S", "log", "cli", "_provider_options", "_decode_json"}
+    allowed = STATE.get(name_of(path), set()) | {"T", "P", "S", "log", "cli", "_decode_json"}
     assert found <= allowed, f"state at the level of the module: {found - allowed}"
 
 

@@ -815,9 +815,10 @@ def test_the_version() -> None:
         (["--help"], ["ask", "batch", "providers", "serve", "BERLIN_CHAT_ACCOUNT", "BERLIN_CHAT_API_KEY"]),
         (["ask", "-h"], ["--provider", "--model", "--base-url", "--proxy", "--timeout", "--no-stream"]),
         (["serve", "--help"], ["--host", "--port", "--upstream", "--model", "--delay", "--password"]),
+        (["batch", "--help"], ["--output", "--encoding", "--option", "--errors", "--ask-anew", "--dry-run", "--model"]),
         (["providers", "--help"], ["List the providers"]),
     ],
-    ids=["all", "ask", "serve", "providers"],
+    ids=["all", "ask", "serve", "batch", "providers"],
 )
 def test_help_names_every_option(arguments: list[str], says: list[str]) -> None:
     ran = run(*arguments)

@@ -16,7 +16,6 @@ from .places import Places
 
 #: What a line raises that is no answer.
 _WRONG = (ValueError, KeyError, TypeError, AttributeError)
-_ASK_ANEW = 'let those that differ be asked anew: checkpoint_mismatch="ask"'
 
 
 class Checkpoint:
@@ -36,7 +35,10 @@ class Checkpoint:
         has_keys: whether a prompt is known by its key, and not by its place.
         ask_anew: whether answers to other questions are asked anew; otherwise they are refused.
         first: the lowest index that has an answer, None where there is none.
+        how_to_ask_anew: what errors advise.
     """
+
+    how_to_ask_anew = 'let those that differ be asked anew: checkpoint_mismatch="ask"'
 
     def __init__(self, path: str | os.PathLike[str], format: Format | None = None) -> None:
         self.path = os.fspath(path)
@@ -95,7 +97,7 @@ class Checkpoint:
             fields = "; ".join(differences(asked, self.description))
             raise InvalidRequest(
                 f"{self.path} holds answers to other questions ({fields}): name another file, ask as before, or"
-                f" {_ASK_ANEW}"
+                f" {self.how_to_ask_anew}"
             )
         if not line.endswith(b"\n"):
             journal.append(b"\n")
@@ -132,7 +134,7 @@ class Checkpoint:
             there, here = ("have no keys", "have keys") if self.has_keys else ("have keys", "have none")
             raise InvalidRequest(
                 f"the answers in {self.path} {there}, and these prompts {here}: name another file, give the prompts as"
-                f" before, or {_ASK_ANEW}"
+                f" before, or {self.how_to_ask_anew}"
             )
 
     def take(self, asked: Asked) -> None:
@@ -172,7 +174,7 @@ class Checkpoint:
         name = f"to the key {asked.key!r:.100}" if self.has_keys else str(asked.index)
         raise InvalidRequest(
             f"{self.path} belongs to other prompts: its answer {name} is for another one. Name another file, give the"
-            f" prompts that it was made from, or {_ASK_ANEW}"
+            f" prompts that it was made from, or {self.how_to_ask_anew}"
         )
 
     def _recorded(self, place: int) -> Recorded:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from ..provider import Provider
 from ..redaction import is_secret
@@ -15,12 +15,21 @@ FORMAT = 2
 _ON_THE_WAY = ("headers", "retries", "timeout")
 
 
+@runtime_checkable
+class Describes(Protocol):
+    """A provider that asks another one in its own way, and says what counts of both."""
+
+    def described(self, model: str | None, options: Mapping[str, Any]) -> dict[str, Any]: ...
+
+
 def described(provider: Provider, model: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the description of a batch's questions, as JSON gives it back. It holds no secret.
 
     Args:
         model, options: those of each question.
     """
+    if isinstance(provider, Describes):
+        return provider.described(model, options)
     asked = {name: value for name, value in options.items() if value is not None and name not in _ON_THE_WAY}
     description = {"format": FORMAT, **_asked(provider, model), "options": _without_secrets(asked)}
     # What is no JSON is refused by the provider, which says so better.

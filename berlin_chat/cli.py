@@ -266,7 +266,7 @@ def batch(
         tell(Asker(chosen, system, options, echo), asked, _say)
         return 0
     with ExitStack() as stack:
-        answers = output_named(output, asked.are_requests, how["ordered"], stack)
+        answers = output_named(output, asked.are_requests, how["ordered"], limit, stack)
         asker = Asker(stack.enter_context(chosen_provider(provider, **configuration)), system, options, echo)
         return FAILED if run(asker, asked, answers, errors, retry_errors, _say, **how) else 0
 

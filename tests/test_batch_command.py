@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -17,6 +19,7 @@ import pytest
 from berlin_chat import Answer, Reply, ToolCall
 from berlin_chat.batch.answers import as_line
 from berlin_chat.batch.outputs import BatchFormat
+from berlin_chat.server import LocalServer
 from model_server import ModelServer
 from test_pool import prompt_of, repeating
 from wire import PATIENCE, YLOKH, Connection, Recorded, Wire
@@ -286,6 +289,19 @@ def test_requests_go_on_by_their_custom_id_in_any_order(run: Run, here: Path, wi
     assert run("in.jsonl", "-o", "out.jsonl").returncode == 0
     assert sorted(map(prompt_of, wire.requests)) == ["r4", "r5"]
     assert sorted(line["custom_id"] for line in lines_of("out.jsonl")) == [f"r{n}" for n in range(6)]
+
+
+def test_an_output_of_an_older_version_is_gone_on_with(run: Run, here: Path, wire: Wire) -> None:
+    lines = [request_line("a"), request_line("b")]
+    digest = hashlib.sha256(json.dumps(json.loads(lines[0]), sort_keys=True).encode()).hexdigest()[:16]
+    choice = {"index": 0, "message": {"role": "assistant", "content": "old"}, "finish_reason": "stop"}
+    body = {"id": "chatcmpl-0", "object": "chat.completion", "model": "m", "choices": [choice], "usage": None}
+    response = {"status_code": 200, "request_id": "req_0", "body": body}
+    old = {"id": f"batch_req_0_{digest}", "custom_id": "a", "response": response, "error": None}
+    (here / "in.jsonl").write_text("\n".join(lines))
+    (here / "out.jsonl").write_text(json.dumps(old) + "\n")
+    assert run("in.jsonl", "-o", "out.jsonl").returncode == 0
+    assert [prompt_of(request) for request in wire.requests] == ["b"]
 
 
 def test_a_request_that_changed_under_its_custom_id_is_refused(run: Run, here: Path) -> None:
@@ -607,6 +623,47 @@ def test_a_limit_asks_the_first_prompts_only_and_a_later_run_the_rest(run: Run, 
     assert run("in.txt", "-o", "out.jsonl").returncode == 0
     assert [prompt_of(request) for request in wire.requests] == ["q2"]
     assert run("in.txt", "-o", "out.jsonl", "--limit", "0").returncode == 2
+
+
+def test_a_limit_below_the_first_answer_is_no_other_batch(run: Run, here: Path, wire: Wire) -> None:
+    (here / "in.txt").write_text("q0\nq1\nq2\n")
+    failing(wire, "q0", "q1")
+    run("in.txt", "-o", "out.jsonl")
+    failing(wire)
+    assert run("in.txt", "-o", "out.jsonl", "--limit", "1").returncode == 0
+    assert sorted(replies("out.jsonl")) == ["q0", "q2"]
+
+
+@pytest.mark.parametrize("arguments", [["-o", "missing/out.jsonl"], ["-o", "o.jsonl", "--errors", "missing/e.jsonl"]])
+def test_a_file_that_cannot_be_written_is_named_before_anything_is_asked(
+    arguments: list[str], run: Run, here: Path, wire: Wire
+) -> None:
+    (here / "in.txt").write_text("q0\n")
+    result = run("in.txt", *arguments)
+    assert result.returncode == 1
+    assert "the file cannot be opened: " in result.stderr
+    assert "missing/" in result.stderr
+    assert wire.requests == []
+
+
+@pytest.mark.parametrize("output", ["out.csv", "-"])
+def test_ctrl_c_says_what_was_written_and_not_that_it_goes_on(output: str, here: Path) -> None:
+    (here / "in.txt").write_text("".join(f"q{n}\n" for n in range(1000)))
+    with LocalServer(delay=0.005) as server:
+        line = [*COMMAND, "in.txt", "-o", output, "-p", "h2o", "--base-url", server.url]
+        with (
+            open("stdout", "wb") as stdout,
+            subprocess.Popen(line, stdout=stdout, stderr=subprocess.PIPE, text=True) as process,
+        ):
+            written, until = here / ("stdout" if output == "-" else output), time.monotonic() + PATIENCE
+            while time.monotonic() < until and not (written.exists() and written.stat().st_size > 1000):
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            _, told = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130
+    assert re.search(r"stopped\. \d+ answers (are in out\.csv|were written)\.\n", told)
+    assert "go on" not in told
+    assert "Traceback" not in told
 
 
 def test_a_run_ends_with_a_summary(run: Run, here: Path, wire: Wire) -> None:

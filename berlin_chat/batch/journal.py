@@ -40,10 +40,10 @@ class Journal:
             # Unbuffered: no lock of a buffer's may be held while the process forks.
             self._file = open(path, "a+b", buffering=0, opener=_private)  # noqa: SIM115 - close() closes it
         except OSError as error:
-            raise InvalidRequest(f"the checkpoint cannot be opened: {error}. Name a file that can be written") from None
+            raise InvalidRequest(f"the file cannot be opened: {error}. Name one that can be written") from None
         try:
             if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
-                raise InvalidRequest(f"{path} is no regular file: name another one for the checkpoint")
+                raise InvalidRequest(f"{path} is no regular file: name another one")
             lock(self._file.fileno(), path)
             self._size = self._file.seek(0, os.SEEK_END)
         except BaseException:

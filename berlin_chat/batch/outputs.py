@@ -216,17 +216,26 @@ class Kept(Checkpoint):
 
     Args:
         ordered: whether answers stand in the order of the prompts; then one that is early waits for its turn.
+        limit: how many prompts there are at the most.
+
+    Attributes:
         errors: what has failed before.
     """
 
     how_to_ask_anew = "let those that differ be asked anew: --ask-anew"
 
-    def __init__(self, path: str, format: Format, ordered: bool) -> None:
+    def __init__(self, path: str, format: Format, ordered: bool, limit: int | None) -> None:
         super().__init__(path, format)
+        self._limit = limit
         self.where = f"are in {path}"
         self.checkpoint: Checkpoint | None = self
         self.errors: Errors | None = None
         self._waiting: set[int] | None = set() if ordered else None
+
+    def open(self) -> None:
+        super().open()
+        if self._limit is not None and self.first is not None and self.first >= self._limit:
+            self.first = None  # no prompt of this run has an answer there
 
     def find(self, asked: Asked) -> Answer | None:
         found = super().find(asked)
@@ -309,7 +318,7 @@ def _shown(prompt: Any) -> str:
     return messages if isinstance(messages, str) else json.dumps(messages, ensure_ascii=False)
 
 
-def output_named(path: str, are_requests: bool, ordered: bool, stack: ExitStack) -> Output:
+def output_named(path: str, are_requests: bool, ordered: bool, limit: int | None, stack: ExitStack) -> Output:
     """Returns the output that a name stands for: ``-``, a CSV file, or one of JSON lines.
 
     Args:
@@ -320,4 +329,4 @@ def output_named(path: str, are_requests: bool, ordered: bool, stack: ExitStack)
         return JsonLines(sys.stdout.buffer if sys.stdout else stack.enter_context(open(os.devnull, "wb")), form)
     if Path(path).suffix.lower() == ".csv":
         return CsvFile(path, "key" if are_requests else "index", stack)
-    return Kept(path, form, ordered)
+    return Kept(path, form, ordered, limit)

@@ -84,8 +84,10 @@ def ask_many(
         executor: runs the questions instead of threads of its own. If it is a ``ThreadPoolExecutor``, give the number
             of its threads as ``max_workers``. One that crosses processes gets chunks of prompts, at most 256 ahead,
             each of which a pool of ``max_workers`` threads answers there; the provider crosses as configuration, and
-            the token of a login that is made here first. The rate is then kept from chunk to chunk, and a 429 slows the
-            process that met it.
+            the token of a login that is made here first. All processes of this machine keep the rate together, and a
+            429 slows all; their answers come one by one, over loopback. On another machine, the answers of a chunk come
+            together, the rate is kept from chunk to chunk, and a 429 slows the process that met it. With a checkpoint,
+            a process that dies costs what it had not answered; the executor says whether that ends the batch.
         chunk_size: how many prompts such a chunk holds; 8 for each thread unless told otherwise.
         on_error: ``"return"`` an Answer with its error, or ``"raise"`` the first, which ends everything.
         cancel: ends everything, from any thread: the loop gets ``Cancelled``.

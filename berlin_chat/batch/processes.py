@@ -131,21 +131,21 @@ class ForProcesses:
             return frozenset(self._missing.get(chunk, ()))
 
     def _answered(self, chunk: int, answer: Answer) -> None:
-        with self._lock:
+        with self._lock:  # to the end, lest another copy of the chunk is done while its last answer is on its way
             missing = self._missing.get(chunk, set())
             if answer.index not in missing:
                 return
             missing.discard(answer.index)
-        try:
-            self._record(answer)
-        except BaseException as error:
-            if isinstance(error, OSError):
-                self._unkept = self._unkept or error
-            failed: Future[list[Answer]] = Future()
-            failed.set_exception(error)
-            self.arrived(failed)
-        else:
-            self.arrived([answer])
+            try:
+                self._record(answer)
+            except BaseException as error:
+                if isinstance(error, OSError):
+                    self._unkept = self._unkept or error
+                failed: Future[list[Answer]] = Future()
+                failed.set_exception(error)
+                self.arrived(failed)
+            else:
+                self.arrived([answer])
 
     def _record(self, answer: Answer) -> None:
         if self._questions.checkpoint is not None:

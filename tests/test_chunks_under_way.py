@@ -30,6 +30,7 @@ from berlin_chat import APIStatusError, Cancelled, CancelToken, Provider, ask_ma
 from berlin_chat.batch import channel
 from test_executors import STARTING, asked, indices, kills, lines
 from test_pool import ours, prompt_of, prompts, repeating
+from test_resources import needs_proc, open_sockets
 from wire import PATIENCE, YLOKH, Connection, Recorded, Wire, wait_for
 
 Make = Callable[..., Provider]
@@ -241,6 +242,51 @@ def test_of_two_answers_to_a_question_the_first_counts(provider_for: Make, path:
         answers = list(ask_many(provider_for(YLOKH, Slowly()), prompts(40), executor=executor, checkpoint=path))
     assert [answer.reply for answer in answers] == prompts(40)
     assert indices(path) == list(range(40))
+
+
+@kills
+def test_a_worker_that_stands_still_keeps_the_end_of_the_batch_for_a_second(
+    provider_for: Make, wire: Wire, path: Path
+) -> None:
+    provider = provider_for(YLOKH, Slowly())
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as processes:
+        worker = processes.submit(os.getpid).result(STARTING)
+        try:
+            for answer in ask_many(provider, prompts(500), executor=processes, chunk_size=500, checkpoint=path):
+                if answer.index == 20:
+                    os.kill(worker, signal.SIGSTOP)
+                    left = time.monotonic()
+                    break
+            assert 0.5 < time.monotonic() - left < 4
+            wait_for(lambda: not ours())
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        assert processes.submit(int, "7").result(PATIENCE) == 7
+    assert len(wire.requests) < 100, "the worker goes on"
+    assert set(indices(path)) >= set(range(21))
+
+
+@needs_proc
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # that it forks with threads is the point
+def test_a_child_that_is_forked_meanwhile_holds_no_end_of_the_channel(provider_for: Make) -> None:
+    """Else a batch that is killed would not be over for its workers as long as the child lives."""
+    before = open_sockets()
+    with Pickling() as executor:
+        answers = ask_many(provider_for(YLOKH, Slowly()), prompts(100), executor=executor, chunk_size=50)
+        next(answers)
+        batch = {f"socket:[{os.fstat(sock.fileno()).st_ino}]" for sock in sockets_of(executor.work[0]._channel)}
+        assert len(batch) > 1
+        assert batch <= open_sockets() - before
+        child = os.fork()
+        if child == 0:
+            os._exit(len(batch & open_sockets()))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert len(list(answers)) == 99
+
+
+def sockets_of(way_back: channel.Channel) -> list[socket.socket]:
+    assert way_back._listener is not None
+    return [way_back._listener, *way_back._links]
 
 
 # Where there is no way back

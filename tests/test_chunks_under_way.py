@@ -26,8 +26,10 @@ from typing import Any, ClassVar
 import dask
 import pytest
 
-from berlin_chat import APIStatusError, Cancelled, CancelToken, Provider, ask_many
+from berlin_chat import Answer, APIStatusError, Cancelled, CancelToken, Provider, Reply, ask_many
 from berlin_chat.batch import channel
+from berlin_chat.batch.in_flight import sleeper
+from berlin_chat.batch.rate_limit import RateLimiter
 from test_executors import STARTING, asked, indices, kills, lines
 from test_pool import ours, prompt_of, prompts, repeating
 from test_resources import needs_proc, open_sockets
@@ -242,6 +244,27 @@ def test_of_two_answers_to_a_question_the_first_counts(provider_for: Make, path:
         answers = list(ask_many(provider_for(YLOKH, Slowly()), prompts(40), executor=executor, checkpoint=path))
     assert [answer.reply for answer in answers] == prompts(40)
     assert indices(path) == list(range(40))
+
+
+def test_an_answer_behind_a_question_for_a_turn_is_kept_although_the_batch_is_over() -> None:
+    answered: list[tuple[int, Answer]] = []
+    way_back = channel.Channel(
+        RateLimiter(), lambda chunk, answer: answered.append((chunk, answer)), lambda chunk: frozenset([7, 8])
+    )
+    way_back.open()
+    way_back.listen()
+    assert way_back.address is not None
+    stop, answer = CancelToken(), Answer(7, "q7", Reply("q7"), None, 0.1, 1)
+    with channel.Link(way_back.address, 7, stop) as link:
+        assert link.missing == {7, 8}
+        way_back.end()
+        link.follow()
+        assert stop.cancelled
+        with pytest.raises(Cancelled):
+            link.wait(sleeper(stop))
+        link.answer(answer)
+    way_back.close()
+    assert answered == [(7, answer)]
 
 
 @kills

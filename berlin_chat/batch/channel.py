@@ -128,11 +128,13 @@ class Channel:
             self._answered(chunk, *said)
         elif kind == "turn":
             number, waited = said
-            _send(sock, (number, self._limiter.turn(waited)))
+            with suppress(OSError):  # the batch is over, but answers may follow
+                _send(sock, (number, self._limiter.turn(waited)))
         elif kind == "refused":
             self._limiter.refused(*said)
         else:  # all is said
-            sock.shutdown(socket.SHUT_WR)
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_WR)
 
     def end(self) -> None:
         """Tells all chunks that the batch is over; for any thread, and a signal handler."""

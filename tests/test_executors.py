@@ -587,12 +587,14 @@ def test_a_worker_that_is_killed_ends_the_loop_and_costs_nothing_that_was_finish
         with pytest.raises(BrokenExecutor):
             for answer in ask_many(provider, prompts(40), executor=executor, chunk_size=5, checkpoint=path):
                 assert answer.error is None
-    assert indices(path) == list(range(20))
+    kept = indices(path)  # perhaps some of the others that were in flight, too
+    assert kept[:20] == list(range(20))
+    assert set(kept[20:]) <= {21, 22, 23, 24}
     with ProcessPoolExecutor(1, mp_context=spawn) as executor:
         answers = list(ask_many(provider, prompts(40), executor=executor, chunk_size=5, checkpoint=path))
     assert [answer.reply for answer in answers] == prompts(40)
     assert indices(path) == list(range(40))
-    assert all(count == 1 for prompt, count in asked(wire).items() if int(prompt[1:]) < 20)
+    assert all(count == 1 for prompt, count in asked(wire).items() if int(prompt[1:]) in kept)
 
 
 # A real Dask cluster

@@ -69,12 +69,6 @@ def test_time_that_was_not_used_is_not_saved_up(clock: Clock) -> None:
     assert moments(limiter, clock, 3) == [0, 0.5, 1.0]
 
 
-def test_several_questions_at_once_take_as_long_as_one_after_the_other(clock: Clock) -> None:
-    limiter = RateLimiter(0.5)
-    limiter.wait(clock.sleep, questions=4)
-    assert moments(limiter, clock, 1) == [2.0]
-
-
 def test_a_refusal_pauses_everybody_and_teaches_the_limiter(clock: Clock) -> None:
     limiter = RateLimiter()
     moments(limiter, clock, 20)

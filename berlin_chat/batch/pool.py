@@ -7,8 +7,8 @@ does not grow with its length.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import chain, islice
 from time import monotonic
@@ -61,8 +61,8 @@ def ask_many(
     """Asks many questions over a pool of threads; a generator of :class:`Answer`.
 
     The arguments are checked at the call; the first ``next`` starts the threads. Leaving the loop, however that
-    happens, cancels what is in flight, and returns when the threads have ended; a chunk that another process has begun
-    is finished there, and its answers are lost.
+    happens, cancels what is in flight, also in other processes of this machine, and returns when the threads have
+    ended. A chunk that a process on another machine has begun is finished there, and its answers are lost.
 
     Args:
         provider: shared by all threads; a ``Fallback`` or ``Race`` too.
@@ -84,8 +84,10 @@ def ask_many(
         executor: runs the questions instead of threads of its own. If it is a ``ThreadPoolExecutor``, give the number
             of its threads as ``max_workers``. One that crosses processes gets chunks of prompts, at most 256 ahead,
             each of which a pool of ``max_workers`` threads answers there; the provider crosses as configuration, and
-            the token of a login that is made here first. The rate is then kept from chunk to chunk, and a 429 slows the
-            process that met it.
+            the token of a login that is made here first. All processes of this machine keep the rate together, and a
+            429 slows all; their answers come one by one, over loopback. On another machine, the answers of a chunk come
+            together, the rate is kept from chunk to chunk, and a 429 slows the process that met it. With a checkpoint,
+            a process that dies costs what it had not answered; the executor says whether that ends the batch.
         chunk_size: how many prompts such a chunk holds; 8 for each thread unless told otherwise.
         on_error: ``"return"`` an Answer with its error, or ``"raise"`` the first, which ends everything.
         cancel: ends everything, from any thread: the loop gets ``Cancelled``.
@@ -116,14 +118,16 @@ def ask_many(
         ahead = max_workers * (AHEAD_IN_TURN if ordered else AHEAD)
         in_flight: InFlight[Answer] = InFlight(executor, max_workers, ahead, cancel)
         questions.stop, questions.checkpoint = in_flight.stop, kept
-        batch = Batch(questions.ask_chunk, in_flight, kept, 1, 0.0)
+        batch = Batch(questions, in_flight, kept, 1, 0.0)
     else:
         warn_of_hanging(executor)
         size = chunk_size or CHUNK_ROUNDS * max_workers
-        crossing = ForProcesses(questions, max_workers)
-        in_flight = InFlight(executor, 0, CHUNKS_AHEAD * size, cancel, _keeper(kept, crossing))
-        # Threads elsewhere wait by themselves only for what their own process was refused.
-        batch = Batch(crossing, in_flight, kept, size, interval, crossing.log_in)
+        crossing = ForProcesses(questions, max_workers, interval, not isinstance(executor, ProcessPoolExecutor))
+        in_flight = InFlight(executor, 0, CHUNKS_AHEAD * size, cancel, crossing.keep)
+        questions.stop, questions.checkpoint = in_flight.stop, kept
+        crossing.arrived = in_flight.arrived.put
+        # Chunks too, for those on other machines know nothing of one another's questions.
+        batch = Batch(questions, in_flight, kept, size, interval, crossing)
     bar = Progress(prompts) if progress else None
     return batch.answers(taken(prompts, has_keys), bar, InTurn() if ordered else None, on_error)
 
@@ -132,23 +136,23 @@ class Batch:
     """One call of ``ask_many``: takes prompts, has them asked, and yields what comes.
 
     Args:
-        work: answers a chunk of prompts, in another thread or process.
+        questions: answers a chunk of prompts, in another thread.
         size: how many prompts such a chunk holds.
-        interval: the seconds between two questions where those who answer do not keep them themselves.
-        prepare: what comes before the first chunk, and ends with the batch's token.
+        interval: the seconds between two questions, for which chunks of several wait.
+        crossing: has chunks answered in other processes instead.
     """
 
     def __init__(
         self,
-        work: Callable[[Chunk], list[Answer]],
+        questions: Questions,
         in_flight: InFlight[Answer],
         checkpoint: Checkpoint | None,
         size: int,
         interval: float,
-        prepare: Callable[[CancelToken], None] | None = None,
+        crossing: ForProcesses | None = None,
     ) -> None:
-        self._prepare = prepare
-        self._work = work
+        self._questions = questions
+        self._crossing = crossing
         self._in_flight = in_flight
         self._checkpoint = checkpoint
         self._size = size
@@ -166,6 +170,8 @@ class Batch:
                 prompts = _belonging(self._checkpoint, prompts)
             if progress is not None:
                 stack.enter_context(progress)
+            if self._crossing is not None:
+                stack.enter_context(self._crossing)
             stack.enter_context(self._in_flight)
             chunks = _chunks(prompts, self._size, self._checkpoint)
             while self._take(chunks):
@@ -193,10 +199,10 @@ class Batch:
                 if now < self._moment:
                     break
                 self._moment = now + self._interval * len(self._next)
-                if self._prepare is not None:
-                    prepare, self._prepare = self._prepare, None
-                    prepare(self._in_flight.stop)
-                self._in_flight.submit(self._work, self._next, prompts=len(self._next))
+                if self._crossing is not None:
+                    self._crossing.submit(self._in_flight, self._next)
+                else:
+                    self._in_flight.submit(self._questions.ask_chunk, self._next, prompts=len(self._next))
             self._next = None
             if self._size > 1 and not self._in_flight.arrived.empty():
                 break  # there is room for so many that an answer must not wait until they are all taken
@@ -217,23 +223,6 @@ class InTurn:
             due = self._early.pop(self._turn)
             self._turn += 1
             yield due
-
-
-def _keeper(checkpoint: Checkpoint | None, crossing: ForProcesses) -> Callable[[list[Answer]], None]:
-    """What keeps answers that come from other processes; those of this one are recorded where they are made."""
-
-    def keep(answers: list[Answer]) -> None:
-        crossing.learn(answers)
-        unkept: OSError | None = None
-        for answer in answers if checkpoint is not None else ():
-            try:
-                checkpoint.record(answer)  # type: ignore[union-attr]
-            except OSError as failed:  # there may be room for another
-                unkept = unkept or failed
-        if unkept is not None:
-            raise unkept
-
-    return keep
 
 
 def _opening(checkpoint: Any, mismatch: str, description: dict[str, Any], has_keys: bool) -> Checkpoint | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from time import monotonic
 from typing import Any
 
-from ..cancellation import CancelToken
+from ..cancellation import CancelToken, Limiter
 from ..errors import ChatError, InvalidRequest
 from ..messages import Messages
 from ..provider import Provider
@@ -34,7 +34,7 @@ class Questions:
     def __init__(self, provider: Provider, interval: float = 0.0, **arguments: Any) -> None:
         provider.check_address()
         checked_seconds(arguments.get("deadline"), "deadline")
-        self.limiter = RateLimiter(interval)
+        self.limiter: Limiter = RateLimiter(interval)
         self.provider = provider
         self.arguments = arguments
         self.stop = CancelToken()

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
+from typing import NamedTuple
 
 from ..errors import InvalidRequest
 
@@ -35,6 +36,21 @@ def seconds_between(rate: str) -> float:
     return _UNITS[match[2]] / float(match[1])
 
 
+class Turn(NamedTuple):
+    """How many seconds a question must wait, and how many refusals were known when that was said."""
+
+    seconds: float
+    refusals: int
+
+
+def wait_for(turn: Callable[[Turn | None], Turn | None], sleep: Callable[[float], None]) -> None:
+    """Asks for a turn, and sleeps, until a question is to be sent."""
+    waited = turn(None)
+    while waited is not None:
+        sleep(waited.seconds)
+        waited = turn(waited)
+
+
 class RateLimiter:
     """Says when the next question may be sent. Shared by all threads of a batch; one lock guards it.
 
@@ -55,26 +71,26 @@ class RateLimiter:
         self._refusals = 0
         self._sent: deque[float] = deque(maxlen=10_000)
 
-    def wait(self, sleep: Callable[[float], None], questions: int = 1) -> None:
-        """Waits for the moment to send.
+    def wait(self, sleep: Callable[[float], None]) -> None:
+        """Waits for the moment to send, by ``sleep``, which takes seconds; what it raises ends the wait."""
+        wait_for(self.turn, sleep)
+
+    def turn(self, waited: Turn | None = None) -> Turn | None:
+        """Returns how long a question must wait before it comes again, None when it is to be sent now.
 
         Args:
-            sleep: waits so many seconds; what it raises ends the wait.
-            questions: how many are sent at that moment.
+            waited: what an earlier call returned, and was waited for.
         """
-        while True:
-            with self._lock:
-                now = monotonic()
+        with self._lock:
+            now = monotonic()
+            if waited is None or waited.refusals != self._refusals:  # or it was given before a pause that has begun
                 moment = max(now, self._next)
                 self._recover(now)
-                self._next = moment + self._interval * questions
-                refusals = self._refusals
-            if moment > now:
-                sleep(moment - now)
-            with self._lock:
-                if refusals == self._refusals:  # else the moment was given before a pause that has begun since
-                    self._sent.append(monotonic())
-                    return
+                self._next = moment + self._interval
+                if moment > now:
+                    return Turn(moment - now, self._refusals)
+            self._sent.append(now)
+            return None
 
     def refused(self, retry_after: float | None) -> None:
         """Is told that the server refused a question, and how many seconds it asked to wait."""

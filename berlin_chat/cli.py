@@ -291,11 +291,19 @@ def providers() -> None:
 @cli.command()
 @click.argument("prompts")
 @click.option("-o", "--output", required=True, metavar="FILE", help="Where each answer is appended, as JSON.")
-@click.option("-w", "--workers", type=click.IntRange(min=1), default=8, show_default=True, help="Questions at once.")
+@click.option(
+    "-w",
+    "--workers",
+    type=lambda text: text if text == "auto" else click.IntRange(1)(text),
+    metavar="N",
+    default=8,
+    show_default=True,
+    help='Questions at once; "auto" for as many as make it faster.',
+)
 @click.option("--rate", metavar="RATE", help='At most so many questions: "20/s", "60/min", "1000/hour".')
 @click.option("--column", metavar="NAME", help='The column of a CSV file; otherwise "prompt", or the first.')
 @provider_options
-def batch(prompts: str, output: str, workers: int, rate: str | None, column: str | None, **configuration: Any) -> int:
+def batch(prompts: str, output: str, workers: Any, rate: str | None, column: str | None, **configuration: Any) -> int:
     """Ask every prompt in the file PROMPTS, or in standard input with -.
 
     One prompt a line (.txt), a column of a .csv or .tsv file, or JSON lines (.jsonl): strings, {"prompt": …},

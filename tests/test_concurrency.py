@@ -219,7 +219,7 @@ def test_a_timeout_among_many_questions_is_no_refusal() -> None:
     server = Simulated(128, 0.4)
     server.run(20, lambda: concurrency.limit, concurrency)
     before = concurrency.limit
-    assert before >= 100
+    assert before >= 64
     meet(concurrency, APITimeoutError("too late", attempts=1), now=server.now)
     assert concurrency.limit == before
     meet(concurrency, *[APITimeoutError("too late", attempts=1)] * 20, now=server.now)

@@ -14,12 +14,12 @@ from ..reply import Reply
 FIRST, MOST = 8, 256
 #: How many times the limit is answered before a measurement begins, and while it lasts; and how many answers and
 #: seconds it takes at least.
-SETTLING, ROUNDS = 1, 2
+SETTLING, ROUNDS = 2, 1
 FEWEST, SHORTEST = 32, 0.2
 #: The limit is one only if so much of it is under way: else the caller, or a rate, holds the batch up.
 BUSY = 0.8
 #: By what the limit is multiplied, or divided, for a trial; a trial that succeeds is followed by a larger one.
-STEP, LONGEST_STEP = 1.25, 2.0
+STEP, LONGEST_STEP = 1.4, 2.0
 #: Of what would be gained if throughput grew as the limit does, the part that must be gained for it: where the first
 #: piece comes as soon as before, and where it comes later by as much as the limit has grown.
 FAIR, FAIR_IN_QUEUE = 0.1, 0.3
@@ -68,14 +68,12 @@ class Window:
         limit: how many questions may be under way.
         under_way: how many are.
         now: the moment, in seconds.
-        set_at: when the limit was set: questions that began before do not count.
-        settling: how many answers come before the measurement begins.
+        settling: how many answers belong to what was before: of those that began since, the short ones come first.
     """
 
-    def __init__(self, limit: int, under_way: int, now: float, set_at: float, settling: int) -> None:
+    def __init__(self, limit: int, under_way: int, now: float, settling: int) -> None:
         self._limit = limit
         self._under_way = under_way
-        self._set_at = set_at
         self._settling = settling
         self._since = self._moved = now
         self._area = 0.0  # seconds of all questions, under way or done
@@ -94,7 +92,7 @@ class Window:
             self._settling -= 1
             if not self._settling:
                 self._since, self._area = now, 0.0
-        elif began >= self._set_at:
+        else:
             self._answers += 1
             self._seconds += now - began
             self._waiting += waiting
@@ -170,7 +168,7 @@ class Concurrency:
         self._lock = threading.Lock()
         self._climb = climbing(FIRST)
         self.limit = next(self._climb)
-        self._window = Window(self.limit, 0, 0.0, 0.0, 0)
+        self._window = Window(self.limit, 0, 0.0, 0)
         self._set_at = 0.0
         self._under_way = 0
         self._troubles = 0
@@ -223,5 +221,5 @@ class Concurrency:
         settling = 0
         if limit != self.limit:
             self.limit, self._set_at, settling = limit, now, SETTLING * limit
-        self._window = Window(limit, self._under_way, now, self._set_at, settling)
+        self._window = Window(limit, self._under_way, now, settling)
         self._troubles = 0

@@ -7,7 +7,7 @@ import itertools
 import random
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -117,31 +117,29 @@ def test_a_peak_that_moves_is_found_again(
     assert reached >= NEAR * sum(best(peak, seconds, spread, penalty) for peak in (before, after))
 
 
-@pytest.mark.parametrize(("peak", "least", "most"), [(1, 1, FIRST), (4, 3, 8), (32, 26, 41), (2000, MOST, MOST)])
-def test_the_limit_stays_near_the_peak_and_within_its_bounds(peak: int, least: int, most: int) -> None:
+@pytest.mark.parametrize(("peak", "least", "most"), [(1, 1, 2), (4, 3, 6), (32, 23, 45), (2000, MOST, MOST)])
+def test_the_limit_is_mostly_near_the_peak_and_always_within_its_bounds(peak: int, least: int, most: int) -> None:
     concurrency = Concurrency()
-    server = Simulated(peak)
-    limits = set()
+    server = Simulated(peak, seconds=0.2)
+    limits = Counter[int]()
 
     def limit() -> int:
-        limits.add(concurrency.limit)
+        limits[concurrency.limit] += 1
         return concurrency.limit
 
-    server.run(60, limit, concurrency)
+    server.run(200 if peak == 1 else 60, limit, concurrency)
     assert min(limits) >= 1
     assert max(limits) <= MOST
-    if peak == 2000:
-        assert concurrency.limit >= MOST / 2
     limits.clear()
     server.run(60, limit, concurrency)
-    found = sorted(limits)[len(limits) // 2]
-    assert least <= found <= most or max(limits) == most, limits
+    ((usual, _),) = limits.most_common(1)
+    assert least <= usual <= most, limits
 
 
 def test_more_at_once_are_worth_it_only_for_a_fair_part_of_what_they_might_gain() -> None:
     few = Measured(10, 100.0, 1.0)
-    assert Measured(20, 115.0, 1.0).is_worth(few), "the first piece comes as soon as before"
-    assert not Measured(20, 115.0, 2.0).is_worth(few), "they wait in a queue"
+    assert Measured(20, 112.0, 1.0).is_worth(few), "the first piece comes as soon as before"
+    assert not Measured(20, 112.0, 2.0).is_worth(few), "they wait in a queue"
     assert Measured(20, 130.0, 2.0).is_worth(few)
     assert not Measured(20, 104.0, 1.0).is_worth(few)
     assert not Measured(10, 200.0, 1.0).is_worth(few), "a new measurement is no other limit"

@@ -22,7 +22,7 @@ BUSY = 0.8
 STEP, LONGEST_STEP = 1.4, 2.0
 #: Of what would be gained if throughput grew as the limit does, the part that must be gained for it: where the first
 #: piece comes as soon as before, and where it comes later by as much as the limit has grown.
-FAIR, FAIR_IN_QUEUE = 0.1, 0.3
+FAIR, FAIR_IN_QUEUE = 0.1, 0.2
 #: How many measurements, at the most, lie between two trials. It is one at first, and twice as many each time.
 PATIENCE = 4
 #: When throughput is below that part of what it was, the server has changed.

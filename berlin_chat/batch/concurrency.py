@@ -18,15 +18,13 @@ SETTLING, ROUNDS = 2, 1
 FEWEST, SHORTEST = 32, 0.2
 #: The limit is one only if so much of it is under way: else the caller, or a rate, holds the batch up.
 BUSY = 0.8
-#: By what the limit is multiplied, or divided, for a trial; a trial that succeeds is followed by a larger one.
-STEP, LONGEST_STEP = 1.4, 2.0
+#: By what the limit is multiplied, or divided, for a trial; one that succeeds is followed by another.
+STEP = 1.4
 #: Of what would be gained if throughput grew as the limit does, the part that must be gained for it: where the first
 #: piece comes as soon as before, and where it comes later by as much as the limit has grown.
 FAIR, FAIR_IN_QUEUE = 0.1, 0.2
 #: How many measurements, at the most, lie between two trials. It is one at first, and twice as many each time.
 PATIENCE = 4
-#: When throughput is below that part of what it was, the server has changed.
-CHANGED = 0.75
 #: By these a server says that it is asked too much.
 REFUSALS = (429, 503)
 #: What a refusal leaves of the limit; and how many measurements long it is not gone beyond what was refused.
@@ -131,26 +129,19 @@ def trying(limit: int) -> Climb:
     while True:
         moved = False
         for up in (True, False):
-            step = STEP
-            while (limit := _stepped(here.limit, step, up)) != here.limit:
+            while (limit := _stepped(here.limit, up)) != here.limit:
                 there = yield limit
                 if not there.is_worth(here):
                     here = yield here.limit  # again, for what it was may not hold any more
                     break
-                here, step, moved = there, min(step * STEP, LONGEST_STEP), True
+                here, moved = there, True
         patience = 1 if moved else min(2 * patience, PATIENCE)
         for _ in range(patience):
-            again = yield here.limit
-            if again.throughput < CHANGED * here.throughput:
-                limit = max(round(here.limit * again.throughput / here.throughput), 1)
-                there = yield limit
-                here = there if there.is_worth(again) else (yield again.limit)
-                break
-            here = again
+            here = yield here.limit
 
 
-def _stepped(limit: int, step: float, up: bool) -> int:
-    return min(max(round(limit * step), limit + 1), MOST) if up else max(min(round(limit / step), limit - 1), 1)
+def _stepped(limit: int, up: bool) -> int:
+    return min(max(round(limit * STEP), limit + 1), MOST) if up else max(min(round(limit / STEP), limit - 1), 1)
 
 
 class Concurrency:

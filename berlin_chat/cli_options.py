@@ -94,7 +94,13 @@ BATCH_OPTIONS = (
         help="Where the answers go: a file of JSON lines, a new .csv file, or - for standard output.",
     ),
     click.option(
-        "-w", "--workers", type=click.IntRange(min=1), default=8, show_default=True, help="Questions at once."
+        "-w",
+        "--workers",
+        type=lambda text: text if text == "auto" else click.IntRange(1)(text),
+        metavar="N",
+        default=8,
+        show_default=True,
+        help='Questions at once; "auto" for as many as make it faster.',
     ),
     click.option("--rate", metavar="RATE", help='At most so many questions: "20/s", "60/min", "1000/hour".'),
     click.option("--column", metavar="NAME", help='The column of a CSV file; otherwise "prompt", or the first.'),

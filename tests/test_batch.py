@@ -278,6 +278,21 @@ def test_without_a_terminal_there_is_no_bar(run: Run, here: Path) -> None:
     assert "answers/s" not in run("in.txt", "-o", "out.jsonl").stderr
 
 
+def test_the_number_of_workers_may_be_found(run: Run, here: Path) -> None:
+    (here / "in.txt").write_text("".join(f"q{n}\n" for n in range(50)))
+    result = run("in.txt", "-o", "out.jsonl", "-w", "auto")
+    assert result.returncode == 0, result.stderr
+    assert [line["reply"] for line in written("out.jsonl")] == [f"q{n}" for n in range(50)]
+
+
+@pytest.mark.parametrize("wrong", ["0", "many", "1.5"])
+def test_a_wrong_number_of_workers_is_wrong_usage(wrong: str, run: Run, here: Path) -> None:
+    result = run("in.txt", "-o", "out.jsonl", "-w", wrong)
+    assert result.returncode == 2
+    assert "'--workers'" in result.stderr
+    assert wrong in result.stderr
+
+
 def test_a_files_prompts_are_counted_and_can_be_read_twice(here: Path) -> None:
     (here / "in.txt").write_text("a\nb\n")
     prompts = Prompts("in.txt")

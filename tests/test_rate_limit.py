@@ -88,6 +88,17 @@ def test_refusals_of_questions_that_were_sent_before_the_pause_teach_nothing_mor
     assert second - first == pytest.approx(1.1 / 20)
 
 
+def test_a_refusal_is_told_once_a_pause(clock: Clock) -> None:
+    limiter, told = RateLimiter(), []
+    limiter.told = lambda: told.append(clock.now)
+    for _ in range(3):
+        limiter.refused(1.0)
+    assert told == [1000.0]
+    moments(limiter, clock, 1)
+    limiter.refused(1.0)
+    assert told == [1000.0, 1001.0]
+
+
 def test_a_pause_without_a_length_and_one_too_long_are_bounded(clock: Clock) -> None:
     limiter = RateLimiter()
     limiter.refused(None)

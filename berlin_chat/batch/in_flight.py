@@ -19,8 +19,8 @@ class InFlight(Generic[T]):
 
     Args:
         executor: the caller's, which is not shut down; None for threads of its own.
-        workers: how many threads of its own.
-        ahead: how many prompts may be taken and not done with.
+        workers: says how many threads of its own there may be at the moment.
+        ahead: how many prompts may be taken and not done with, for each worker.
         cancel: the caller's.
         keep: is given all results, also when the loop is left.
 
@@ -33,7 +33,7 @@ class InFlight(Generic[T]):
     def __init__(
         self,
         executor: Executor | None,
-        workers: int,
+        workers: Callable[[], int],
         ahead: int,
         cancel: CancelToken | None,
         keep: Callable[[list[T]], None] | None = None,
@@ -43,6 +43,7 @@ class InFlight(Generic[T]):
         self.taken = 0
         self._own = Threads(workers) if executor is None else None
         self._executor = executor or self._own
+        self._workers = workers
         self._ahead = ahead
         self._cancel = cancel
         self._keep = keep or (lambda results: None)
@@ -60,7 +61,7 @@ class InFlight(Generic[T]):
     @property
     def has_room(self) -> bool:
         """Whether more prompts may be taken."""
-        return self.taken < self._ahead
+        return self.taken < self._workers() * self._ahead
 
     @property
     def is_done(self) -> bool:

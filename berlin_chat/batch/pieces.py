@@ -49,6 +49,10 @@ def stream_many(
     >>> [reply[-3:] for reply in replies]
     ['one', 'two']
     """
+    if isinstance(max_workers, str):
+        raise InvalidRequest(
+            'stream_many cannot find max_workers="auto", as the loop decides how fast pieces are read: give a number'
+        )
     checked_arguments(max_workers, None, on_error)
     checked_options(options, stream_many)
     if checked_prompts(prompts, "stream_many"):
@@ -57,7 +61,7 @@ def stream_many(
         )
     interval = seconds_between(rate) if rate is not None else 0.0
     questions = Questions(provider, interval, model=model, deadline=deadline, **options)
-    in_flight: InFlight[_Piece] = InFlight(None, max_workers, max_workers * AHEAD, cancel)
+    in_flight: InFlight[_Piece] = InFlight(None, lambda: max_workers, AHEAD, cancel)
     questions.stop = in_flight.stop
     return _pieces(questions, in_flight, enumerate(iter(prompts)), max_workers * PIECES_AHEAD, on_error)
 

@@ -59,9 +59,13 @@ class RateLimiter:
 
     Args:
         interval: the least seconds between two questions; 0 for no limit.
+
+    Attributes:
+        told: is called at a refusal, but not for others of what was sent before it.
     """
 
     def __init__(self, interval: float = 0.0) -> None:
+        self.told: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
         self._least = interval
         self._interval = interval
@@ -97,7 +101,8 @@ class RateLimiter:
         pause = min(PAUSE if retry_after is None else retry_after, LONGEST_PAUSE)
         with self._lock:
             now = monotonic()
-            if now >= self._paused_until:  # else it was sent before the pause began: nothing new
+            is_new = now >= self._paused_until  # else it was sent before the pause began
+            if is_new:
                 window = max(pause, PAUSE)
                 taken = sum(now - sent < window for sent in self._sent)
                 self._interval = max(self._interval, window / max(taken, 1)) * CAUTION
@@ -105,6 +110,8 @@ class RateLimiter:
             self._next = self._paused_until
             self._refused_at = now
             self._refusals += 1
+        if is_new:
+            self.told()
 
     def _recover(self, now: float) -> None:
         if self._interval > self._least and now - self._refused_at > QUIET:

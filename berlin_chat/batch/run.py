@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from time import monotonic
-from typing import Any
+from typing import Any, Literal
 
 from .description import described
 from .files import Prompts
@@ -30,7 +30,7 @@ def run(
     retry_errors: bool,
     say: Callable[[str], None],
     *,
-    workers: int,
+    workers: int | Literal["auto"],
     rate: str | None,
     ordered: bool,
     ask_anew: bool,

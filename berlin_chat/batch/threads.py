@@ -22,25 +22,28 @@ class Threads(Executor):
     have under way is ended with their provider.
 
     Args:
-        most: how many threads there may be.
+        most: says how many threads there may be at the moment, at least one. Where there are too many, they end with
+            what they have under way.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: Callable[[], int]) -> None:
         self._most = most
         self._work: SimpleQueue[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]] | None] = SimpleQueue()
-        self._threads: list[threading.Thread] = []
+        self._threads: dict[int, threading.Thread] = {}  # by their numbers; one that ends takes itself out
 
     def submit(self, function: Callable[..., Any], /, *args: Any) -> Future[Any]:  # type: ignore[override]
         """Has it called in one of the threads."""
         future: Future[Any] = Future()
         self._work.put((future, function, args))
-        if len(self._threads) < self._most:
-            self._threads.append(threading.Thread(target=self._run, name="berlin_chat", daemon=True))
-            self._threads[-1].start()
+        if len(self._threads) < (most := self._most()):
+            number = next(free for free in range(most) if free not in self._threads)
+            thread = threading.Thread(target=self._run, args=(number,), name="berlin_chat", daemon=True)
+            self._threads[number] = thread
+            thread.start()
         return future
 
-    def _run(self) -> None:
-        while (work := self._work.get()) is not None:
+    def _run(self, number: int) -> None:
+        while number < self._most() and (work := self._work.get()) is not None:
             future, function, args = work
             if future.set_running_or_notify_cancel():
                 try:
@@ -48,13 +51,15 @@ class Threads(Executor):
                 except BaseException as error:
                     future.set_exception(error)
             del work, future, function, args
+        self._threads.pop(number)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Ends the threads, each behind the work that is there, and waits for them, ``END_GRACE`` at the most."""
         grace = Deadline(END_GRACE)
-        for _ in self._threads:
+        threads = list(self._threads.values())
+        for _ in threads:
             self._work.put(None)
-        for thread in self._threads:
+        for thread in threads:
             # This one, whose garbage the batch may be, and daemons of an interpreter that is ending, never come.
             if thread is not threading.current_thread() and not sys.is_finalizing():
                 thread.join(grace.left())

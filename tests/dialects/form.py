@@ -65,7 +65,7 @@ class Dialect:
     @property
     def name(self) -> str:
         setting = "" if self.end == "finish_reason" else f", end={self.end}"
-        return f"{self.server}: {self.oddity}{setting}"
+        return f"{self.server}: {self.oddity}{setting} ({self.seen})"
 
     def forms(self) -> list[tuple[str, bytes, str | None]]:
         """The forms that were seen: how it is called, its bytes, its Content-Type."""

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import requests
 import trustme
+from urllib3.connection import HTTPConnection
 
 from berlin_chat import (
     APIStatusError,
@@ -30,6 +31,7 @@ from berlin_chat import (
     ask_many,
     get_provider,
 )
+from berlin_chat.http.connections import Session, close_pool
 from wire import ACYTOO, BERLIN, H2O, PATIENCE, YLOKH, Chunked, Connection, Recorded, Script, Speech, Wire, head, speak
 
 Make = Callable[..., Provider]
@@ -96,8 +98,6 @@ class Replacing:
     """A pool whose class of connections another thread replaces as soon as it was looked at."""
 
     def __init__(self) -> None:
-        from urllib3.connection import HTTPConnection
-
         self._class: Any = HTTPConnection
         self.looks = 0
 
@@ -405,3 +405,27 @@ def test_every_way_to_compress_is_read_however_it_is_torn(
         framed.end()
 
     assert provider_for(ACYTOO, torn).ask("Hi") == ("abcdef" if body else "")
+
+
+def test_a_connection_that_comes_back_while_its_pool_is_closed_is_closed_too() -> None:
+    """urllib3 reads ``pool.pool`` and puts a moment later; another thread may have closed the pool in between."""
+    closed = []
+
+    class Given(HTTPConnection):
+        def close(self) -> None:
+            closed.append(self)
+            super().close()
+
+    pools: set[Any] = set()
+    session = Session(4, pools)
+    request = session.prepare_request(requests.Request("GET", "http://127.0.0.1:9/"))
+    adapter: Any = session.get_adapter(request.url or "")
+    pool = adapter.get_connection_with_tls_context(request, True)
+    before, late = Given("127.0.0.1", 9), Given("127.0.0.1", 9)
+    put = pool.pool.put
+    put(before)
+    assert pools == {pool}
+    close_pool(pool)
+    put(late)
+    assert closed == [before, late]
+    close_pool(pool)  # a second time, which does nothing

@@ -333,7 +333,7 @@ WRONG_FIELDS: list[tuple[str, str, list[Any]]] = [
     ("ylokh", "messages", [[{"role": "user"}], [{"content": "Hi"}], [{"role": "", "content": "Hi"}]]),
     ("ylokh", "messages", [[{"role": "user", "content": 5}], [{"role": 5, "content": "Hi"}]]),
     ("ylokh", "model", [MISSING, None, 5, ""]),
-    ("ylokh", "stream", [None, 1, "true"]),
+    ("ylokh", "stream", [1, "true"]),
     ("ylokh", "stream_options", [[], "x", True]),
     ("ylokh", "temperature", ["hot", [], False]),
     ("ylokh", "top_p", ["1"]),

@@ -285,6 +285,7 @@ class Stack:
     def __init__(self, maxsize: int) -> None:
         self._maxsize = maxsize
         self._idle: list[Any] = []
+        self._closed = False
 
     def put(self, connection: Any, block: bool = True, timeout: float | None = None) -> None:
         """Adds a connection; raises queue.Full where there are enough. None, urllib3's place-holder, is not kept."""
@@ -292,6 +293,17 @@ class Stack:
             raise queue.Full
         if connection is not None:
             self._idle.append(connection)
+        if self._closed:  # in the meantime
+            self.close()
+
+    def close(self) -> None:
+        """Closes all connections, and those that are added later: by a thread that had the pool's queue in its hand."""
+        self._closed = True
+        while self._idle:
+            try:
+                self._idle.pop().close()
+            except IndexError:  # another thread has taken the last one
+                return
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         """Returns the last connection that was added; raises queue.Empty where there is none."""
@@ -311,6 +323,14 @@ class _HTTPPool(HTTPConnectionPool):
 
 class _HTTPSPool(HTTPSConnectionPool):
     QueueCls = Stack  # type: ignore[assignment]
+
+
+def close_pool(pool: HTTPConnectionPool) -> None:
+    """Closes a pool, and connections that are given back to it later. May be called by several threads at once."""
+    idle = pool.pool
+    pool.close()
+    if isinstance(idle, Stack):
+        idle.close()
 
 
 _POOLS = {"http": _HTTPPool, "https": _HTTPSPool}

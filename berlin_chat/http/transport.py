@@ -21,7 +21,7 @@ from ..errors import ChatError, ProtocolError, StreamInterrupted
 from ..process import after_fork, at_exit
 from ..redaction import Redactor, secrets_in_cookies, secrets_in_headers
 from ..validation import Timeout, checked_count, checked_headers, checked_timeout
-from .connections import READ_SIZE, Adapter, Owner, Session, limit, make_interruptible, reader, working_for
+from .connections import READ_SIZE, Adapter, Owner, Session, close_pool, limit, make_interruptible, reader, working_for
 from .failures import explanation, page_error, status_error
 from .retries import is_transient, retry_policy
 
@@ -108,9 +108,9 @@ class Transport:
         for exchange in self._live.copy():
             exchange.stop()
         if self.settings.session is None:
-            self.session.close()
             for pool in self._pools.copy():  # otherwise they close when nothing refers to them, such as a traceback
-                pool.close()
+                close_pool(pool)
+            self.session.close()
 
     end = close
 
@@ -166,7 +166,7 @@ class Transport:
             self.session = Session(self.settings.pool_size, self._pools)
             self.session.cookies.update(session.cookies)
             for pool in old:
-                pool.close()
+                close_pool(pool)
 
     def release(self, response: requests.Response) -> None:
         """Closes the connection of a reply that was not read to its end. A finalizer may call it at any moment."""

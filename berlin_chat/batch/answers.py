@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from requests.structures import CaseInsensitiveDict
@@ -37,7 +36,6 @@ class Answer(NamedTuple):
     key: Any = None
 
 
-@dataclass(frozen=True)
 class Recorded:
     """What a line of a file says.
 
@@ -48,11 +46,12 @@ class Recorded:
         asked: what was asked of whom, see ``description.described``; None where the line does not say.
     """
 
-    index: int
-    key: Any
-    fingerprint: Any
-    reply: Reply
-    asked: dict[str, Any] | None
+    def __init__(self, index: int, key: Any, fingerprint: Any, reply: Reply, asked: dict[str, Any] | None) -> None:
+        self.index = index
+        self.key = key
+        self.fingerprint = fingerprint
+        self.reply = reply
+        self.asked = asked
 
 
 class Format(Protocol):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import chain, islice
 from time import monotonic
@@ -131,6 +131,8 @@ def ask_many(
     else:
         warn_of_hanging(executor)
         size = chunk_size or CHUNK_ROUNDS * workers()
+        from concurrent.futures import ProcessPoolExecutor  # here, for it brings all of multiprocessing
+
         crossing = ForProcesses(questions, workers(), interval, not isinstance(executor, ProcessPoolExecutor))
         in_flight = InFlight(executor, lambda: CHUNKS_AHEAD, size, cancel, crossing.keep)
         questions.stop, questions.checkpoint = in_flight.stop, kept

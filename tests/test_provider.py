@@ -223,7 +223,7 @@ def test_the_core_imports_no_extra_and_no_event_loop() -> None:
     extras = {"click", "rich", "tqdm", "cheroot", "distributed", "dask", "ipywidgets", "asyncio", "tornado"}
     assert "berlin_chat" in found
     assert extras.isdisjoint(found)
-    costly = {"multiprocessing", "inspect", "dataclasses", "difflib", "subprocess", "sqlite3"}  # of the standard library
+    costly = {"multiprocessing", "inspect", "dataclasses", "difflib", "subprocess", "sqlite3"}
     assert costly.isdisjoint(found), "the import costs more than it should"
 
 

@@ -54,6 +54,8 @@ class Settings(NamedTuple):
 
     def changed(self, timeout: Any = None, headers: Headers | None = None, retries: int | None = None) -> Settings:
         """Returns those of one question, whose own are checked here; None leaves the provider's."""
+        if timeout is None and not headers and retries is None:
+            return self
         return self._replace(
             timeout=self.timeout if timeout is None else checked_timeout(timeout),
             headers={**self.headers, **checked_headers(headers)} if headers else self.headers,

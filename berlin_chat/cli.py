@@ -82,7 +82,7 @@ def _discard_output() -> None:
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="berlin-chat")
 def cli() -> None:
-    """Talk to chat servers of four protocols: berlin, ylokh (OpenAI's), h2o and acytoo.
+    """Talk to chat servers of four protocols: openai (and ylokh), berlin, h2o and acytoo.
 
     Passwords and keys come from the environment: BERLIN_CHAT_ACCOUNT, BERLIN_CHAT_PASSWORD, BERLIN_CHAT_TOKEN,
     BERLIN_CHAT_API_KEY.

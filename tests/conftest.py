@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,3 +61,28 @@ def provider_for(wire: Wire) -> Iterator[Callable[..., Provider]]:
     yield make
     for provider in made:
         provider.close()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where a batch may keep its answers."""
+    return tmp_path / "answers.jsonl"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Two worker processes of Dask, whose import is left to those who need it: it takes a second."""
+    import dask
+    from distributed import LocalCluster
+
+    with (
+        dask.config.set({"distributed.worker.profile.enabled": False}),  # which hangs on Python below 3.12
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            dashboard_address="127.0.0.1:0",  # else its port may be another cluster's, which is a warning
+            host="127.0.0.1",
+            silence_logs="CRITICAL",
+        ) as cluster,
+    ):
+        yield cluster

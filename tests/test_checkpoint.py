@@ -31,11 +31,6 @@ Make = Callable[..., Provider]
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "answers.jsonl"
-
-
-@pytest.fixture
 def provider(provider_for: Make) -> Provider:
     return provider_for(YLOKH, repeating(YLOKH))
 

@@ -19,12 +19,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
-import dask
 import pytest
+from distributed import Client
 
 from berlin_chat import Answer, APIStatusError, Cancelled, CancelToken, Provider, Reply, ask_many
 from berlin_chat.batch import channel
@@ -58,32 +58,13 @@ class Pickling(Executor):
         self._threads.shutdown(wait)
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    distributed = pytest.importorskip("distributed")
-    with (
-        dask.config.set({"distributed.worker.profile.enabled": False}),  # which hangs on Python below 3.12
-        distributed.LocalCluster(
-            processes=True,
-            n_workers=2,
-            threads_per_worker=1,
-            dashboard_address=None,
-            host="127.0.0.1",
-            silence_logs="CRITICAL",
-        ) as cluster,
-    ):
-        yield cluster
-
-
 @pytest.fixture(params=["threads", "spawn", "fork", "dask"])
 def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
     if request.param == "threads":
         with Pickling() as executor:
             yield executor
     elif request.param == "dask":
-        import distributed
-
-        with distributed.Client(request.getfixturevalue("cluster")) as client:
+        with Client(request.getfixturevalue("cluster")) as client:
             client.wait_for_workers(2, timeout=STARTING)
             yield client.get_executor()
     elif request.param not in multiprocessing.get_all_start_methods():
@@ -91,11 +72,6 @@ def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
     else:
         with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(request.param)) as processes:
             yield processes
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "answers.jsonl"
 
 
 @pytest.fixture(autouse=True)
@@ -293,18 +269,30 @@ def test_a_worker_that_stands_still_keeps_the_end_of_the_batch_for_a_second(
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # that it forks with threads is the point
 def test_a_child_that_is_forked_meanwhile_holds_no_end_of_the_channel(provider_for: Make) -> None:
     """Else a batch that is killed would not be over for its workers as long as the child lives."""
+    looked = threading.Event()
+
+    def script(request: Recorded, connection: Connection) -> None:
+        if prompt_of(request) != "q0":
+            looked.wait(PATIENCE)  # so that no chunk can be over by then
+        repeating(YLOKH)(request, connection)
+
     before = open_sockets()
     with Pickling() as executor:
-        answers = ask_many(provider_for(YLOKH, Slowly()), prompts(100), executor=executor, chunk_size=50)
-        next(answers)
-        batch = {f"socket:[{os.fstat(sock.fileno()).st_ino}]" for sock in sockets_of(executor.work[0]._channel)}
-        assert len(batch) > 1
-        assert batch <= open_sockets() - before
-        child = os.fork()
-        if child == 0:
-            os._exit(len(batch & open_sockets()))
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        assert len(list(answers)) == 99
+        answers = ask_many(provider_for(YLOKH, script), prompts(100), executor=executor, chunk_size=50)
+        with closing(answers):
+            next(answers)
+            batch = {f"socket:[{os.fstat(sock.fileno()).st_ino}]" for sock in sockets_of(executor.work[0]._channel)}
+            assert len(batch) > 1
+            assert batch <= open_sockets() - before
+            child = os.fork()
+            if child == 0:
+                try:
+                    os._exit(len(batch & open_sockets()))
+                finally:  # else it would go on as another run of all tests
+                    os._exit(100)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            looked.set()
+            assert len(list(answers)) == 99
 
 
 def sockets_of(way_back: channel.Channel) -> list[socket.socket]:
@@ -464,9 +452,7 @@ def test_a_killed_worker_costs_its_unanswered_questions_only(provider_for: Make,
 def test_a_killed_dask_worker_costs_its_unanswered_questions_only(
     cluster: Any, provider_for: Make, wire: Wire, path: Path
 ) -> None:
-    import distributed
-
-    with distributed.Client(cluster) as client:
+    with Client(cluster) as client:
         client.wait_for_workers(2, timeout=STARTING)
         victims = list(client.run(os.getpid).values())
 

@@ -29,6 +29,7 @@ from typing import Any
 import dask
 import pytest
 import requests
+from distributed import Client
 
 from berlin_chat import (
     AllProvidersFailed,
@@ -295,11 +296,6 @@ def test_no_prompts_are_no_answers(provider: Provider) -> None:
 
 
 # Checkpoints
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "answers.jsonl"
 
 
 @pytest.mark.parametrize("chunk_size", [1, 3, 100])
@@ -601,20 +597,8 @@ def test_a_worker_that_is_killed_ends_the_loop_and_costs_nothing_that_was_finish
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[Any]:
-    distributed = pytest.importorskip("distributed")
-    with (
-        dask.config.set({"distributed.worker.profile.enabled": False}),  # which hangs on Python below 3.12
-        distributed.LocalCluster(
-            processes=True,
-            n_workers=2,
-            threads_per_worker=1,
-            dashboard_address=None,
-            host="127.0.0.1",
-            silence_logs="CRITICAL",
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
+def client(cluster: Any) -> Iterator[Any]:
+    with Client(cluster) as client:
         yield client
 
 

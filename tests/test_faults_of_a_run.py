@@ -35,11 +35,6 @@ Make = Callable[..., Provider]
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "answers.jsonl"
-
-
-@pytest.fixture
 def provider(provider_for: Make, wire: Wire) -> Iterator[Provider]:
     """One of conversations; at the end nothing is left of the batch."""
     provider = provider_for(H2O, repeating(H2O))

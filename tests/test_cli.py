@@ -239,7 +239,7 @@ def test_a_provider_of_another_package_is_known_but_not_answered_for(tmp_path: P
     ("arguments", "stdin"),
     [
         (["Why is it so?"], b""),
-        (["Why", "is", "it", "so?"], b"not read"),
+        (["Why", "is", "it", "so?"], b""),
         ([], b"Why is it so?"),
         (["-"], b"Why is it so?\n"),
         ([], b"\xef\xbb\xbfWhy is it so?\r\n"),
@@ -550,13 +550,13 @@ def test_no_prompt_on_a_terminal_is_wrong_usage() -> None:
 
 @with_signals
 def test_ctrl_c_on_a_terminal_ends_the_line_and_adds_none(upstream: WordByWord, server: LocalServer) -> None:
-    with Terminal("ask", "-p", "h2o", "--base-url", server.url, "Hi") as terminal:
+    with Terminal("ask", "--raw", "-p", "h2o", "--base-url", server.url, "Hi") as terminal:
         upstream.say()
         assert terminal.read_to("one ") == "one "
         terminal.process.send_signal(signal.SIGINT)
         assert terminal.read_to() == "\n"
         assert terminal.code() == 130
-    with Terminal("ask", "-p", "h2o", "--base-url", server.url, "Hi") as terminal:
+    with Terminal("ask", "--raw", "-p", "h2o", "--base-url", server.url, "Hi") as terminal:
         upstream.asked.clear()
         assert upstream.asked.wait(PATIENCE)
         terminal.process.send_signal(signal.SIGINT)
@@ -603,8 +603,8 @@ def test_a_refused_connection_is_one_line(dead_port: int) -> None:
 @pytest.mark.parametrize(
     ("status", "body", "says"),
     [
-        (401, b'{"error": {"message": "no such key"}}', "no such key. Check the credentials"),
-        (404, b"<html><p>Not\nfound</p></html>", "404 Status. Check base_url and the model"),
+        (401, b'{"error": {"message": "no such key"}}', "no such key. Check BERLIN_CHAT_API_KEY"),
+        (404, b"<html><p>Not\nfound</p></html>", "404 Status. Check --base-url and -m"),
         (400, b"first line\nsecond line\r\n\tthird", "first line second line third"),
     ],
 )
@@ -619,10 +619,10 @@ def test_an_error_of_the_server_is_one_line(status: int, body: bytes, says: str,
 @pytest.mark.parametrize(
     ("arguments", "variables", "says"),
     [
-        (["ask", "--base-url", "localhost:8080", "Hi"], {}, "base_url must look like http"),
+        (["ask", "--base-url", "localhost:8080", "Hi"], {}, "--base-url must look like http"),
         (["ask", "Hi"], {"BERLIN_CHAT_URL": "nonsense"}, "BERLIN_CHAT_URL must look like http"),
-        (["ask", "--proxy", "nonsense", "Hi"], {}, "proxy must look like http"),
-        (["ask", "--base-url", "http://127.0.0.1:9", "Hi"], {}, "BERLIN_CHAT_ACCOUNT"),
+        (["ask", "--proxy", "nonsense", "Hi"], {}, "--proxy must look like http"),
+        (["ask", "-p", "berlin", "--base-url", "http://127.0.0.1:9", "Hi"], {}, "no account: set BERLIN_CHAT_ACCOUNT"),
         (["providers"], {"BERLIN_CHAT_H2O_URL": "nonsense"}, "BERLIN_CHAT_H2O_URL must look like http"),
         (["serve", "--port", "0", "--upstream", "nonsense"], {}, "must look like http"),
         (["serve", "--port", "0", "--host", "0.0.0.0"], {}, "give a password"),
@@ -672,7 +672,8 @@ def test_a_missing_package_is_one_line_that_says_how_to_install_it(
 ) -> None:
     ran = run(*arguments, command=without(module))
     assert (ran.code, ran.out) == (1, "")
-    assert f"pip install 'berlin_chat[{extra}]'" in ran.complaint
+    where = "berlin_chat" if module == "click" else ROOT  # in a copy of the repository it is that copy
+    assert f"pip install '{where}[{extra}]'" in ran.complaint
 
 
 def test_with_an_address_no_server_is_needed(wire: Wire) -> None:

@@ -30,8 +30,8 @@ def checked_options(options: Any) -> dict[str, Any]:
     for name in options:
         if name in _OURS:
             raise InvalidRequest(
-                f"{name!r} is a setting of this program, and no option of a question: leave it out; see berlin-chat"
-                " batch --help for what can be set"
+                f"{name!r} is a setting of this program, and no option of a question: leave it out; see --help"
+                " for what can be set"
             )
         if name in ("messages", "model", "prompt", *_STREAMING):
             raise InvalidRequest(f"{name!r} is no option of a question: it has a place of its own, or is set here")

@@ -1,0 +1,56 @@
+"""``berlin-chat ask``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .options import chosen_provider, click, provider_options, question_options
+from .prompt import attach_option, question
+from .show import show, show_options, tell
+
+
+@click.command()
+@click.argument("prompt", nargs=-1)
+@click.option("-s", "--system", metavar="TEXT", help="The system message.")
+@attach_option
+@click.option(
+    "-o",
+    "--option",
+    "asked_with",
+    multiple=True,
+    callback=question_options,
+    metavar="NAME=VALUE",
+    help="An option of the question, such as temperature=0.2: JSON, or else text. May be given several times.",
+)
+@show_options
+@provider_options
+def ask(
+    prompt: tuple[str, ...],
+    system: str | None,
+    files: tuple[str, ...],
+    asked_with: dict[str, Any],
+    no_stream: bool,
+    raw: bool,
+    as_json: bool,
+    extract: bool,
+    **given: Any,
+) -> None:
+    """Ask PROMPT, and print the reply as it arrives.
+
+    Standard input, if it is no terminal, follows PROMPT after an empty line. On a terminal the reply is shown as
+    Markdown, in a pipe as it is. Without any address, a server inside the process answers.
+
+    \b
+    Examples:
+      berlin-chat ask "Why is the sky blue?"
+      cat notes.txt | berlin-chat ask "Explain:"
+      berlin-chat ask "What is this?" -a photo.png -s "Be brief." -o max_tokens=200
+      berlin-chat ask "A script that counts words" --extract > count.py
+    """
+    content = question(prompt, files)
+    messages: list[dict[str, Any]] = [
+        *([{"role": "system", "content": system}] if system else []),
+        {"role": "user", "content": content},
+    ]
+    with chosen_provider(**given) as provider, provider.open(messages, **asked_with) as live:
+        tell(show(live, no_stream, raw, as_json, extract))

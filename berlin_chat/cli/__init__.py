@@ -18,10 +18,13 @@ _ENDING = ("SIGTERM", "SIGHUP")
 #: The file of each command, in the order of the help: what is used daily comes first.
 COMMANDS = {
     "ask": "ask",
+    "batch": "batch",
     "models": "look",
     "providers": "look",
+    "doctor": "doctor",
+    "set-default": "set_default",
     "serve": "serve",
-    "batch": "batch",
+    "completion": "completion",
 }
 
 
@@ -92,5 +95,10 @@ def cli() -> None:
     """Talk to chat servers of four protocols: openai (and ylokh), berlin, h2o and acytoo.
 
     Passwords and keys come from the environment: BERLIN_CHAT_ACCOUNT, BERLIN_CHAT_PASSWORD, BERLIN_CHAT_TOKEN,
-    BERLIN_CHAT_API_KEY.
+    BERLIN_CHAT_API_KEY. Each command has examples in its own help.
+
+    \b
+    Examples:
+      berlin-chat ask "Why is the sky blue?"
+      berlin-chat ask --help
     """

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .options import chosen_provider, click, provider_options, question_options
+from .options import chosen_provider, click, options, provider_options, question_options
 from .prompt import attach_option, question
-from .show import show, show_options, tell
+from .show import SHOW_OPTIONS, show, tell
 
 
 @click.command()
@@ -22,7 +22,7 @@ from .show import show, show_options, tell
     metavar="NAME=VALUE",
     help="An option of the question, such as temperature=0.2: JSON, or else text. May be given several times.",
 )
-@show_options
+@options(*SHOW_OPTIONS)
 @provider_options
 def ask(
     prompt: tuple[str, ...],
@@ -44,7 +44,7 @@ def ask(
     Examples:
       berlin-chat ask "Why is the sky blue?"
       cat notes.txt | berlin-chat ask "Explain:"
-      berlin-chat ask "What is this?" -a photo.png -s "Be brief." -o max_tokens=200
+      berlin-chat ask "What is this?" -a photo.png -s "Be brief."
       berlin-chat ask "A script that counts words" --extract > count.py
     """
     content = question(prompt, files)

@@ -105,7 +105,7 @@ def batch(
     ask_anew: bool,
     **given: Any,
 ) -> int:
-    """Ask every prompt in the file PROMPTS, or in standard input with -.
+    """Ask every prompt in the file PROMPTS (- for standard input).
 
     One prompt a line (.txt), a column of a .csv or .tsv file, or JSON lines (.jsonl): strings, {"prompt": …},
     {"messages": […]}, both also with a "model" and "options" of their own, or the requests of OpenAI's batch files,

@@ -17,6 +17,7 @@ try:
     from rich.console import Console, ConsoleOptions, RenderResult
     from rich.markdown import CodeBlock, Heading, Markdown
     from rich.syntax import Syntax
+    from rich.theme import Theme
 except ImportError:
     raise ImportError(NEEDED) from None
 
@@ -24,6 +25,8 @@ except ImportError:
 _PACE, _REST = 0.05, 4
 #: A terminal that knows it shows all that stands between these at once; in between, a line too long is not wrapped.
 _BEGIN, _END = "\x1b[?2026h\x1b[?7l", "\x1b[?7h\x1b[?2026l"
+#: Words of code without a background, which would be black on a white terminal.
+_THEME = {"markdown.code": "bold cyan"}
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 _STYLES = re.compile(r"\x1b\[[0-9;]*m")
 #: Control characters could do anything to a terminal: signs are shown for them.
@@ -125,6 +128,7 @@ class MarkdownView:
     """
 
     def __init__(self, console: Console) -> None:
+        console.push_theme(Theme(_THEME))
         self._console = console
         self._lines = _Lines(console)
         self._lock = threading.Lock()

@@ -12,7 +12,18 @@ from ..errors import InvalidRequest
 from ..provider import Provider
 from ..providers import PROVIDERS, get_provider, provider_class, provider_names
 
-__all__ = ["NEEDED", "chosen_provider", "chosen_settings", "click", "is_answered_here", "options", "provider_options"]
+__all__ = [
+    "NEEDED",
+    "ProviderName",
+    "chosen_provider",
+    "chosen_settings",
+    "click",
+    "configured",
+    "is_answered_here",
+    "options",
+    "provider_options",
+    "question_options",
+]
 
 NEEDED = "the command line needs more packages: pip install 'berlin_chat[cli]'"
 try:
@@ -21,7 +32,7 @@ except ImportError:
     raise SystemExit(f"berlin-chat: {NEEDED}") from None
 
 
-class _ProviderName(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+class ProviderName(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     """The name of a provider, also of one that another package adds."""
 
     name = "provider"
@@ -42,7 +53,7 @@ PROVIDER_OPTIONS = (
     click.option(
         "-p",
         "--provider",
-        type=_ProviderName(),
+        type=ProviderName(),
         envvar="BERLIN_CHAT_PROVIDER",
         metavar="NAME",
         help="The protocol to speak: openai, ylokh, berlin, h2o or acytoo. Otherwise from BERLIN_CHAT_PROVIDER or"

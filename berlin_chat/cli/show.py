@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import ChatError
 from ..live import LiveReply
 from ..reply import Reply
-from .options import click, options
+from .options import click
 from .words import discard_output, say
 
 #: What ``--json`` tells of a reply beside its text and tool calls.
@@ -18,7 +18,7 @@ _TOLD = (
     *("reasoning", "refusal", "citations", "id"),
 )
 
-show_options = options(
+SHOW_OPTIONS = (
     click.option("--no-stream", is_flag=True, help="Wait for the whole reply before printing it."),
     click.option("--raw", is_flag=True, help="Print the text as it is, also on a terminal."),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object: text, model, usage, finish_reason …"),

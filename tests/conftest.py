@@ -19,6 +19,7 @@ def _no_configuration_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("BERLIN_CHAT_") or name.lower() in ("http_proxy", "https_proxy", "all_proxy"):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CONFIG_HOME", os.devnull)  # below which there is no folder, and no file of the command's
 
 
 @pytest.fixture(autouse=True)

@@ -8,119 +8,28 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from berlin_chat import AuthenticationError, ChatError, H2o, Provider, Ylokh, __version__, get_provider
 from berlin_chat.server import LocalServer
 from berlin_chat.server.echo import PREFACE
+from command import AT_ONCE, COMMAND, ROOT, Ran, arrives, ended, ended_by, environment, run, started, without
 from wire import BERLIN, H2O, PATIENCE, YLOKH, Chunked, Connection, Recorded, Speech, Wire, speak
 
-ROOT = Path(__file__).parent.parent
-COMMAND = [sys.executable, "-m", "berlin_chat"]
 NAMES = ["berlin", "ylokh", "h2o", "acytoo", "openai"]
 #: What Berlin's login needs; a server without a password takes any.
 ACCOUNT = {"BERLIN_CHAT_ACCOUNT": "me", "BERLIN_CHAT_PASSWORD": "hunter2-secret"}
 NOTICE = "berlin-chat: no address is configured, so this process answers itself"
-#: What "at once" means, in seconds.
-AT_ONCE = 1.0
 
 with_signals = pytest.mark.skipif(os.name == "nt", reason="sends signals to another process")
 ENDINGS = [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)]
-
-
-# Processes
-
-
-class Ran(NamedTuple):
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def complaint(self) -> str:
-        """The one line on standard error."""
-        assert self.err.count("\n") == 1, self.err
-        assert self.err.endswith("\n")
-        return self.err
-
-
-def environment(**more: str) -> dict[str, str]:
-    """The environment of a command that nobody has configured, and ``more``."""
-    ours = re.compile("BERLIN_CHAT_.*|.*_proxy|PYTHON.*|LANG|LC_.*|COLUMNS|LINES|TERM", re.IGNORECASE)
-    kept = {name: value for name, value in os.environ.items() if not ours.fullmatch(name)}
-    return {**kept, "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8", "TERM": "xterm", **more}
-
-
-def run(*arguments: str | bytes, stdin: bytes = b"", command: list[str] = COMMAND, **more: str) -> Ran:
-    """Runs a command to its end."""
-    done = subprocess.run(
-        [*command, *arguments],
-        input=stdin,
-        capture_output=True,
-        env=environment(**more),
-        timeout=3 * PATIENCE,
-    )
-    return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
-
-
-@contextmanager
-def started(*arguments: str, **more: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A command that runs; whatever happens, it has ended after the context, and after ``PATIENCE``."""
-    with subprocess.Popen(
-        [*COMMAND, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        bufsize=0,
-        env=environment(**more),
-    ) as process:
-        watchdog = threading.Timer(PATIENCE, process.kill)
-        watchdog.start()
-        try:
-            yield process
-        finally:
-            watchdog.cancel()
-            watchdog.join()
-            process.kill()
-
-
-def arrives(process: subprocess.Popen[bytes], text: str) -> bool:
-    """Waits for a text on standard output; whether it is the next that comes."""
-    assert process.stdout is not None
-    expected, received = text.encode(), b""
-    while len(received) < len(expected):
-        data = process.stdout.read(len(expected) - len(received))
-        if not data:
-            break
-        received += data
-    return received == expected
-
-
-def ended(process: subprocess.Popen[bytes]) -> Ran:
-    """Waits for the end; what was not read before."""
-    out, err = process.communicate(timeout=PATIENCE)
-    return Ran(process.returncode, out.decode(), err.decode())
-
-
-def ended_by(process: subprocess.Popen[bytes], name: str) -> Ran:
-    """Sends a signal, and checks that the command ends at once and quietly."""
-    number = getattr(signal, name)
-    sent = time.monotonic()
-    process.send_signal(number)
-    ran = ended(process)
-    assert time.monotonic() - sent < AT_ONCE
-    assert "Traceback" not in ran.err
-    return ran
 
 
 # Servers
@@ -680,12 +589,6 @@ def test_with_an_address_no_server_is_needed(wire: Wire) -> None:
     answers(wire, YLOKH, ["x"])
     arguments = ("ask", "-p", "ylokh", "--base-url", wire.url, "Hi")
     assert run(*arguments, command=without("cheroot")) == Ran(0, "x\n", "")
-
-
-def without(module: str) -> list[str]:
-    """The command where a package is not installed."""
-    script = f"import sys; sys.modules[{module!r}] = None; from berlin_chat.cli import main; main()"
-    return [sys.executable, "-c", script]
 
 
 # providers

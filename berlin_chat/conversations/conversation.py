@@ -232,9 +232,9 @@ class Conversation:
         """Keeps a turn that has ended; where nothing came of it, only the history does."""
         if self._under_way.get("turn") is not turn:
             return  # this is the child of a fork, and the turn is the parent's
+        if isinstance(error, ChatError) and turn.answered:
+            error.partial = turn.text
         turn.end()
-        if isinstance(error, ChatError):
-            error.partial = turn.text if turn.answered else error.partial
         if turn.answered:
             self._turns.append(turn)
         if error is None:

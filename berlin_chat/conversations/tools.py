@@ -122,7 +122,7 @@ def _tool(function: Any) -> Tool:
         found = get_type_hints(function, include_extras=True)
     except (TypeError, ValueError, NameError) as error:
         raise InvalidRequest(f"the parameters of the tool {name!r} are not known: {error}") from None
-    if odd := [str(one) for one in parameters if one.kind not in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]:
+    if odd := [one.name for one in parameters if one.kind not in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]:
         raise InvalidRequest(f"the tool {name!r} has a parameter {odd[0]!r}, which cannot be given by name")
     hints = {one.name: found.get(one.name, Any) for one in parameters}
     required = [one.name for one in parameters if one.default is one.empty]

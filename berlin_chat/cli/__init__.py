@@ -18,6 +18,7 @@ _ENDING = ("SIGTERM", "SIGHUP")
 #: The file of each command, in the order of the help: what is used daily comes first.
 COMMANDS = {
     "ask": "ask",
+    "chat": "chat",
     "batch": "batch",
     "models": "look",
     "providers": "look",

@@ -4,24 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from .options import chosen_provider, click, options, provider_options, question_options
-from .prompt import attach_option, question
+from .options import chosen_provider, click, options, provider_options
+from .prompt import ATTACH, OPTION, SYSTEM, question
 from .show import SHOW_OPTIONS, show, tell
 
 
 @click.command()
 @click.argument("prompt", nargs=-1)
-@click.option("-s", "--system", metavar="TEXT", help="The system message.")
-@attach_option
-@click.option(
-    "-o",
-    "--option",
-    "asked_with",
-    multiple=True,
-    callback=question_options,
-    metavar="NAME=VALUE",
-    help="An option of the question, such as temperature=0.2: JSON, or else text. May be given several times.",
-)
+@options(SYSTEM, ATTACH, OPTION)
 @options(*SHOW_OPTIONS)
 @provider_options
 def ask(

@@ -9,14 +9,24 @@ from typing import Any
 
 from ..errors import InvalidRequest
 from ..messages import image
-from .options import click
+from .options import click, question_options
 from .words import say
 
 #: Standard input by name, as a prompt and as a file.
 DASH = "-"
 #: After so many seconds without a byte, the command says what it waits for.
 _PATIENCE = 3.0
-_ATTACH = click.option(
+SYSTEM = click.option("-s", "--system", metavar="TEXT", help="The system message.")
+OPTION = click.option(
+    "-o",
+    "--option",
+    "asked_with",
+    multiple=True,
+    callback=question_options,
+    metavar="NAME=VALUE",
+    help="An option of the question, such as temperature=0.2: JSON, or else text. May be given several times.",
+)
+ATTACH = click.option(
     "-a",
     "--attach",
     "files",
@@ -24,11 +34,6 @@ _ATTACH = click.option(
     metavar="FILE",
     help="Send an image, or the text of a file with its name; - for standard input. May be given several times.",
 )
-
-
-def attach_option(command: Any) -> Any:
-    """Adds the option ``--attach``."""
-    return _ATTACH(command)
 
 
 def question(words: tuple[str, ...], files: tuple[str, ...]) -> str | list[dict[str, Any]]:

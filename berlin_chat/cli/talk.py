@@ -1,0 +1,148 @@
+"""A conversation as ``berlin-chat chat`` leads it: turns, and the commands that begin with a slash."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from ..conversations.conversation import Conversation
+from ..errors import ChatError
+from .options import click
+from .show import show, tell
+from .typed import Typed
+from .words import complain, in_the_commands_words, say
+
+#: How many characters of a question are shown to tell which one it was.
+_SHOWN = 60
+
+
+class Talk:
+    """Leads a conversation from what is typed. It belongs to one thread.
+
+    Args:
+        conversation: what the turns belong to.
+        raw: whether replies are shown as they are.
+    """
+
+    def __init__(self, conversation: Conversation, raw: bool) -> None:
+        self._conversation = conversation
+        self._raw = raw
+        self._unanswered: Any = None  # the last question, if nothing came of it
+        self._typed: Typed
+
+    def run(self, typed: Typed) -> None:
+        """Reads and answers messages until there are none any more."""
+        self._typed = typed
+        while True:
+            try:
+                text = typed.message()
+                if not self._do(text):
+                    return
+            except KeyboardInterrupt:  # at the prompt: it has dropped the line
+                pass
+            except EOFError:
+                return
+
+    def _do(self, text: str) -> bool:
+        """Answers a message or runs a command; whether to go on."""
+        if not text.strip():
+            return True
+        if not text.startswith("/"):
+            self._ask(text)
+        elif text.startswith("//"):
+            self._ask(text[1:])
+        else:
+            name, _, rest = text.partition(" ")
+            if name in ("/exit", "/quit"):
+                return False
+            command = COMMANDS.get(name)
+            if command is None:
+                say(f"there is no command {name}: see /help; // begins a message with a slash")
+            else:
+                try:
+                    command[0](self, rest.strip())
+                except (ChatError, OSError) as error:
+                    complain(in_the_commands_words(error) if isinstance(error, ChatError) else str(error))
+        return True
+
+    def _ask(self, question: Any) -> None:
+        self._unanswered = question
+        try:
+            with self._conversation.open(question) as live:
+                tell(show(live, raw=self._raw))
+            self._unanswered = None
+        except (KeyboardInterrupt, click.Abort):
+            if sys.stdout is None or not sys.stdout.isatty():
+                raise KeyboardInterrupt from None
+            self._say_what_is_kept("stopped")
+        except ChatError as error:
+            complain(in_the_commands_words(error))
+            self._say_what_is_kept("the reply was cut off")
+
+    def _say_what_is_kept(self, what: str) -> None:
+        """Says it if the conversation has kept a part of the reply."""
+        turns = self._conversation.turns
+        if turns and turns[-1].cut:
+            self._unanswered = None
+            say(f"{what}: the part above stays in the conversation; /undo takes it back, /retry asks again")
+
+    # The commands
+
+    def help(self, rest: str) -> None:
+        """List the commands."""
+        width = max(len(usage) for _, usage, _ in COMMANDS.values())
+        for _, usage, about in COMMANDS.values():
+            click.echo(f"{usage:{width}}  {about}", err=True)
+        click.echo(
+            f"{'/exit':{width}}  Leave, as Ctrl-D does. Ctrl-C stops a reply.\n"
+            'Alt-Enter, a \\ at the end of a line, or """ around them make a message of several lines.',
+            err=True,
+        )
+
+    def retry(self, rest: str) -> None:
+        """Ask the last question again."""
+        question = self._unanswered
+        if question is None:
+            messages = self._conversation.undo().messages
+            question = [message for message in messages if message["role"] == "user"]
+        self._ask(question)
+
+    def undo(self, rest: str) -> None:
+        """Take the last turn back."""
+        question = self._conversation.undo().messages[0]["content"]
+        words = " ".join(question.split()) if isinstance(question, str) else "…"
+        say(f"taken back: {words[:_SHOWN]}{'…' if len(words) > _SHOWN else ''}")
+
+    def model(self, rest: str) -> None:
+        """Show the model, or ask another one from now on."""
+        if rest:
+            self._conversation.model = rest
+        say(f"the model is {self._conversation.model or self._conversation.provider.model}")
+
+    def system(self, rest: str) -> None:
+        """Show the system message, or set it."""
+        if rest:
+            self._conversation.system = rest
+        system = self._conversation.system
+        say("there is no system message" if system is None else f"the system message is: {system}")
+
+    def multi(self, rest: str) -> None:
+        """Read a message of several lines, up to a line that says /end."""
+        if text := self._typed.lines().strip("\n"):
+            self._ask(text)
+
+
+def _described(method: Callable[[Talk, str], None], usage: str) -> tuple[Callable[[Talk, str], None], str, str]:
+    return method, usage, (method.__doc__ or "").strip()
+
+
+#: What each command does, how it is typed, and what is said of it.
+COMMANDS = {
+    "/help": _described(Talk.help, "/help"),
+    "/retry": _described(Talk.retry, "/retry"),
+    "/undo": _described(Talk.undo, "/undo"),
+    "/model": _described(Talk.model, "/model [NAME]"),
+    "/system": _described(Talk.system, "/system [TEXT]"),
+    "/multi": _described(Talk.multi, "/multi"),
+}

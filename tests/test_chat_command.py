@@ -47,7 +47,7 @@ def upstream() -> Upstream:
 def server(upstream: Upstream) -> Iterator[LocalServer]:
     with LocalServer(upstream=upstream) as running:
         yield running
-        upstream.go_on.set()
+        upstream.go_on.set()  # lest a reply that nobody reads keeps the end waiting
 
 
 @needs_tmux

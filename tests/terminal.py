@@ -18,8 +18,8 @@ from wire import PATIENCE
 T = TypeVar("T")
 #: How often the screen is looked at, in seconds.
 _LOOK = 0.02
-#: tmux does not always know how a command has ended. A shell with a trap outlives the Ctrl-C that its command gets.
-_NOTING_THE_CODE = 'trap : INT; "$@"; echo $? >"$0.new"; mv "$0.new" "$0"'
+#: A shell that keeps the screen, and knows how the command has ended. With a trap it outlives the command's Ctrl-C.
+_SHELL = 'trap : INT; "$@"; echo $? >"$0.new"; mv "$0.new" "$0"; exec sleep 600'
 
 needs_tmux = pytest.mark.skipif(not shutil.which("tmux"), reason="needs tmux: apt-get install tmux")
 
@@ -36,11 +36,12 @@ class Terminal:
     def __init__(self, *arguments: str, columns: int = 80, rows: int = 24, **more: str) -> None:
         self._folder = TemporaryDirectory()
         folder = Path(self._folder.name)
-        (folder / "conf").write_text("set -g remain-on-exit on\nset -g history-limit 10000\nset -g escape-time 0\n")
+        (folder / "conf").write_text("set -g history-limit 10000\nset -g escape-time 0\n")
         self._tmux = ["tmux", "-S", str(folder / "socket"), "-f", str(folder / "conf")]
         size = ["-x", str(columns), "-y", str(rows)]
         self._code = folder / "code"
-        command = ["sh", "-c", _NOTING_THE_CODE, str(self._code), *COMMAND, *arguments]
+        name = ["env", f"TERM={more['TERM']}"] if "TERM" in more else []  # else tmux's own
+        command = ["sh", "-c", _SHELL, str(self._code), *name, *COMMAND, *arguments]
         self._run("new-session", "-d", *size, *command, env=environment(**more))
 
     def __enter__(self) -> Terminal:

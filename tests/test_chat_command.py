@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from berlin_chat.server import LocalServer
-from command import run
 from terminal import Terminal, needs_tmux
 from wire import PATIENCE
 

@@ -27,6 +27,7 @@ _PACE, _REST = 0.05, 4
 _BEGIN, _END = "\x1b[?2026h\x1b[?7l", "\x1b[?7h\x1b[?2026l"
 #: Words of code without a background, which would be black on a white terminal.
 _THEME = {"markdown.code": "bold cyan"}
+_ERASE = "\x1b[2K"
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 _STYLES = re.compile(r"\x1b\[[0-9;]*m")
 #: Control characters could do anything to a terminal: signs are shown for them.
@@ -100,11 +101,12 @@ class _Lines:
         if same == len(before) == len(lines):
             return
         start = min(max(same, len(before) - self._console.height), len(lines) - 1)
-        if start > last:
-            move = "\n" * (start - max(last, 0) if before else 0)
-        else:
-            move = (f"\x1b[{last - start}A" if last > start else "") + "\r\x1b[J"
-        self._write(_BEGIN + move + "\n".join(lines[start:]) + _END)
+        # Each line is erased by itself: tmux keeps a screen that is erased as a whole among what has left it.
+        up = f"\x1b[{last - start}A" if last > start else ""
+        down = "\n" if before and start > last else "\r"
+        left_over = max(len(before) - len(lines), 0)
+        rest = f"\n{_ERASE}" * left_over + (f"\x1b[{left_over}A" if left_over else "")
+        self._write(_BEGIN + up + down + "\n".join(_ERASE + line for line in lines[start:]) + rest + _END)
         self._drawn = lines
 
     def leave(self) -> None:
@@ -194,28 +196,34 @@ class MarkdownView:
                     pass  # the terminal is gone: the thread that adds meets that too
 
     def _draw(self, last: bool = False) -> None:
-        """Prints what is finished, and draws the rest. Only whole lines say where a block ends."""
+        """Prints what is finished, and draws the rest."""
         begun = monotonic()
-        whole, end, _ = self._source.rpartition("\n")
-        finished = list(blocks(self._source if last else whole + end))
-        if not last and finished:
-            at = (finished.pop()[0].map or [0])[0]
-            rest = self._source.split("\n", at)[at] if finished else self._source
-        else:
-            rest = "" if last else self._source
-        for block in finished:
-            self._lines.draw(self._rendered(block))
+        growing = list(blocks(self._source))
+        count = len(growing) if last else self._finished(growing)
+        for block in growing[:count]:
+            self._lines.draw(self._rendered(block, self._begun))
             self._lines.leave()
             self._begun = True
-        self._source = rest
-        growing = next(blocks(rest), None)
+        del growing[:count]
+        if count:
+            line = (growing[0][0].map or [0])[0] if growing else 0
+            self._source = self._source.split("\n", line)[line] if growing else ""
         if growing:
-            lines, most = self._rendered(growing), max(self._console.height - 1, 1)
+            lines = [line for n, block in enumerate(growing) for line in self._rendered(block, n > 0 or self._begun)]
             # Lines of code stay as they are; of all else that is too high for the screen, the end is shown.
-            self._lines.draw(lines if growing[0].type == "fence" else lines[-most:])
+            is_code = len(growing) == 1 and growing[0][0].type == "fence"
+            self._lines.draw(lines if is_code else lines[-max(self._console.height - 1, 1) :])
         self._next = monotonic() + max(_PACE, _REST * (monotonic() - begun))
 
-    def _rendered(self, block: list[Token]) -> list[str]:
+    def _finished(self, growing: list[list[Token]]) -> int:
+        """How many blocks nothing that follows can change: only whole lines end one, and the last may go on."""
+        whole = self._source[: self._source.rfind("\n") + 1]
+        count = max(sum(1 for _ in blocks(whole)) - 1, 0)
+        is_closed = len(growing) > count + 1 and growing[count][0].type == "fence"
+        return count + is_closed
+
+    def _rendered(self, block: list[Token], apart: bool) -> list[str]:
+        """Its lines, without empty ones around them, but for one before those that are set ``apart``."""
         # One column is left for characters that are wider than they seem.
         with self._console.capture() as captured:
             self._console.print(_Block(block), width=max(self._console.width - 1, 1), end="")
@@ -224,7 +232,7 @@ class MarkdownView:
             lines.pop()
         while lines and not _STYLES.sub("", lines[0]).strip():
             lines.pop(0)
-        return [*([""] if self._begun else []), *(lines or [""])]
+        return [*([""] if apart else []), *(lines or [""])]
 
 
 def _printable(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,21 @@ _APP = "berlin-chat"
 
 def config_file() -> Path:
     """Where ``set-default`` keeps the defaults."""
-    return _folder("XDG_CONFIG_HOME", click.get_app_dir(_APP)) / "defaults.json"
+    return _folder("XDG_CONFIG_HOME", ".config") / "defaults.json"
 
 
 def data_folder() -> Path:
     """Where the history is, and what was typed in ``chat``."""
-    home = Path(os.path.expanduser("~"))
-    usual = str(home / ".local" / "share" / _APP)  # as on Linux, where click's own is the place of configurations
-    return _folder("XDG_DATA_HOME", usual if click.get_app_dir(_APP).startswith(str(home / ".config")) else "")
+    return _folder("XDG_DATA_HOME", ".local/share")
 
 
 def _folder(variable: str, usual: str) -> Path:
     named = os.environ.get(variable, "")
     if os.path.isabs(named):  # else it is to be ignored, says the specification
         return Path(named) / _APP
-    return Path(usual or click.get_app_dir(_APP))
+    if sys.platform in ("win32", "darwin"):
+        return Path(click.get_app_dir(_APP))
+    return Path(os.path.expanduser("~")) / usual / _APP
 
 
 def defaults() -> dict[str, str]:

@@ -14,7 +14,7 @@ import pytest
 
 from berlin_chat import image
 from command import COMMAND, Ran, arrives, environment, run, started
-from wire import PATIENCE, YLOKH, Chunked, Connection, Recorded, Wire, speak
+from wire import PATIENCE, YLOKH, Chunked, Connection, Recorded, Wire, speak, wait_for
 
 GIF = b"GIF89a\x01\x00\x01\x00"
 Ask = Callable[..., Ran]
@@ -257,9 +257,8 @@ def test_a_wrong_address_is_said_in_the_commands_words() -> None:
 
 
 def test_what_the_server_says_is_not_translated(ask: Ask, wire: Wire) -> None:
-    wire.on(
-        *YLOKH.route, lambda request, connection: connection.respond(400, {"error": {"message": "base_url= is bad"}})
-    )
+    said = {"error": {"message": "base_url= is bad"}}
+    wire.on(*YLOKH.route, lambda request, connection: connection.respond(400, said))
     assert "base_url= is bad" in ask("Hi").complaint
 
 
@@ -267,7 +266,7 @@ def test_what_the_server_says_is_not_translated(ask: Ask, wire: Wire) -> None:
 def test_ctrl_c_with_json_prints_nothing(wire: Wire) -> None:
     wire.on(*YLOKH.route, lambda request, connection: connection.wait_until_client_closes())
     with started("ask", "--base-url", wire.url, "Hi", "--json") as process:
-        wire.wait_for_requests(1) if hasattr(wire, "wait_for_requests") else None
+        wait_for(lambda: wire.requests)
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE) == 130
         assert not arrives(process, "{")

@@ -47,7 +47,7 @@ def asked(wire: Wire) -> str:
         ({"BERLIN_CHAT_URL": DEAD}, "openai"),
         ({"BERLIN_CHAT_URL": DEAD, "BERLIN_CHAT_API_KEY": "k"}, "openai"),
         ({"BERLIN_CHAT_URL": DEAD, **ACCOUNT}, "berlin"),
-        ({"BERLIN_CHAT_URL": DEAD, "BERLIN_CHAT_TOKEN": "t"}, "berlin"),
+        ({"BERLIN_CHAT_URL": DEAD, "BERLIN_CHAT_TOKEN": "secret-token"}, "berlin"),
         ({"BERLIN_CHAT_H2O_URL": DEAD}, "h2o"),
         ({"BERLIN_CHAT_H2O_URL": DEAD, "BERLIN_CHAT_PROVIDER": "openai", "BERLIN_CHAT_URL": DEAD}, "openai"),
         ({"BERLIN_CHAT_H2O_URL": DEAD, "BERLIN_CHAT_OPENAI_URL": DEAD, "BERLIN_CHAT_PROVIDER": "h2o"}, "h2o"),
@@ -164,9 +164,8 @@ def test_the_table_of_providers_knows_the_default(command: Command) -> None:
 
 
 def test_models_are_listed_a_line_each(command: Command, wire: Wire) -> None:
-    wire.on(
-        "GET", "/v1/models", lambda request, connection: connection.respond(200, {"data": [{"id": "a"}, {"id": "b"}]})
-    )
+    listed = {"data": [{"id": "a"}, {"id": "b"}]}
+    wire.on("GET", "/v1/models", lambda request, connection: connection.respond(200, listed))
     assert command("models", "--base-url", wire.url) == Ran(0, "a\nb\n", "")
 
 
@@ -188,16 +187,14 @@ def test_the_doctor_finds_all_well(command: Command) -> None:
         urls = {f"BERLIN_CHAT_{name}_URL": server.url for name in ("BERLIN", "OPENAI", "ACYTOO")}
         ran = command("doctor", **urls, **ACCOUNT, BERLIN_CHAT_API_KEY="hunter2-secret")
     assert (ran.code, ran.err) == (0, "")
-    assert rows(ran) == dict.fromkeys(["berlin", "acytoo", "openai"], ["yes", "yes", "yes"])
+    assert rows(ran) == {name: ["yes", "yes", "yes"] for name in ("berlin", "acytoo", "openai")}
     assert ran.out.count(" s\n") == 3
 
 
 def test_the_doctor_says_what_is_wrong_with_each(command: Command, wire: Wire) -> None:
     wire.on("POST", "/api/login", lambda request, connection: connection.respond(200, {"msg": "wrong password"}))
-    wire.on(
-        *YLOKH.route,
-        lambda request, connection: connection.respond(200, b"<html>Hello</html>", {"Content-Type": "text/html"}),
-    )
+    page = b"<html>Hello</html>", {"Content-Type": "text/html"}
+    wire.on(*YLOKH.route, lambda request, connection: connection.respond(200, *page))
     urls = {"BERLIN": wire.url, "OPENAI": wire.url, "H2O": DEAD, "YLOKH": f"{wire.url}/nowhere"}
     ran = command("doctor", **{f"BERLIN_CHAT_{name}_URL": url for name, url in urls.items()}, **ACCOUNT)
     assert ran.code == 1

@@ -29,7 +29,7 @@ from berlin_chat import (
 )
 from berlin_chat.conversations import migrations
 from scripted import chunk, end, questions, replies, text, two_calls
-from test_conversation import HALF, assistant, half_and_silence, strict, user, weather
+from test_conversation import HALF, assistant, forks, half_and_silence, strict, user, weather
 from wire import OPENAI, Connection, Recorded, Wire
 
 
@@ -588,7 +588,7 @@ def in_a_child(act: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@forks
 def test_a_full_disk_costs_nothing_of_the_reply_and_is_one_clear_error(
     provider: Provider, wire: Wire, file: Path
 ) -> None:
@@ -613,7 +613,7 @@ def test_a_full_disk_costs_nothing_of_the_reply_and_is_one_clear_error(
     assert rows(file, "PRAGMA integrity_check") == [("ok",)]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@forks
 def test_a_folder_that_cannot_be_written_is_refused() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o555)
@@ -627,7 +627,7 @@ def test_a_folder_that_cannot_be_written_is_refused() -> None:
         assert in_a_child(act) == 0
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@forks
 def test_a_file_that_cannot_be_written_is_refused() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)

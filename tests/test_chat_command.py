@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import re
+import stat
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from berlin_chat.cli.talk import COMMANDS
 from berlin_chat.server import LocalServer
+from command import Ran, run, without
 from terminal import Terminal, needs_tmux
-from wire import PATIENCE
+from wire import PATIENCE, YLOKH, Wire, speak, wait_for
 
 
 class Upstream:
@@ -49,25 +55,175 @@ def server(upstream: Upstream) -> Iterator[LocalServer]:
         upstream.go_on.set()  # lest a reply that nobody reads keeps the end waiting
 
 
+@pytest.fixture
+def kept(tmp_path: Path) -> dict[str, str]:
+    """The environment that says where the history is."""
+    return {"BERLIN_CHAT_HISTORY": "", "XDG_DATA_HOME": str(tmp_path / "data")}
+
+
+def turns(kept: dict[str, str]) -> list[Any]:
+    """What the history has of its conversation, message by message."""
+    (line,) = run("history", "export", **kept).out.splitlines()
+    return [message["content"] for message in json.loads(line)["messages"]]
+
+
 @needs_tmux
-def test_a_chat_in_a_terminal(upstream: Upstream, server: LocalServer) -> None:
-    with Terminal("chat", "--base-url", server.url) as terminal:
+def test_a_chat_in_a_terminal(upstream: Upstream, server: LocalServer, tmp_path: Path, kept: dict[str, str]) -> None:
+    saved = tmp_path / "saved.md"
+    with Terminal("chat", "--base-url", server.url, **kept) as terminal:
         terminal.wait_for("Ctrl-D leaves.")
         terminal.type("Hello")
         shown = terminal.wait_for("You said Hello, turn 1.")
-        assert "*" not in shown
+        assert "*" not in shown, "it is drawn as Markdown"
         terminal.type("Wait")
         terminal.wait_for("You said Wait and now")
         terminal.press("C-c")
         terminal.wait_for("stopped: the part above stays in the conversation")
         terminal.type("Another")
         terminal.wait_for("You said Another, turn 3.")
-        assert upstream.contents() == [
-            *("Hello", "You said **Hello**, *turn* 1.", "Wait", "You said **Wait** and now", "Another")
-        ]
+        before = ["Hello", "You said **Hello**, *turn* 1.", "Wait", "You said **Wait** and now"]
+        assert upstream.contents() == [*before, "Another"]
         terminal.type("/undo")
         terminal.wait_for("taken back: Another")
         terminal.type("Once more")
         terminal.wait_for("You said Once more, turn 3.")
+        terminal.type(f"/save {saved}")
+        terminal.wait_for("saved in")
         terminal.type("/exit")
         assert terminal.code() == 0
+    assert turns(kept) == [*before, "Once more", "You said **Once more**, *turn* 3."]
+    text = saved.read_text()
+    assert re.findall("^## User\n\n(.*)$", text, re.MULTILINE) == ["Hello", "Wait", "Once more"]
+    assert "You said **Wait** and now\n\n*(The reply was cut off here.)*" in text
+    assert stat.S_IMODE(saved.stat().st_mode) == 0o600
+
+
+@needs_tmux
+def test_lines_are_edited_and_remembered_privately(
+    upstream: Upstream, server: LocalServer, tmp_path: Path, kept: dict[str, str]
+) -> None:
+    with Terminal("chat", "--base-url", server.url, **kept) as terminal:
+        terminal.wait_for("Ctrl-D leaves.")
+        terminal.press("H", "i", "x", "BSpace", "Enter")
+        terminal.wait_for("You said Hi, turn 1.")
+        terminal.press("C-d")
+        assert terminal.code() == 0
+    typed = tmp_path / "data" / "berlin-chat" / "typed"
+    assert stat.S_IMODE(typed.stat().st_mode) == 0o600
+    with Terminal("chat", "--base-url", server.url, **kept) as terminal:
+        terminal.wait_for("Ctrl-D leaves.")
+        terminal.press("Up", "Enter")
+        terminal.wait_for("You said Hi, turn 1.")
+    assert upstream.contents() == ["Hi"]
+
+
+@needs_tmux
+def test_messages_of_several_lines_are_typed_in_each_of_the_ways(upstream: Upstream, server: LocalServer) -> None:
+    with Terminal("chat", "--base-url", server.url) as terminal:
+        terminal.wait_for("Ctrl-D leaves.")
+        terminal.press("a", "M-Enter", "b", "Enter")
+        terminal.wait_for("turn 1.")
+        for line in ("c\\", "d"):
+            terminal.type(line)
+        terminal.wait_for("turn 2.")
+        for line in ('"""e', "", 'f"""'):
+            terminal.type(line)
+        terminal.wait_for("turn 3.")
+        for line in ("/multi", "g", "/undo", "/end"):
+            terminal.type(line)
+        terminal.wait_for("turn 4.")
+    assert upstream.contents()[::2] == ["a\nb", "c\nd", "e\n\nf", "g\n/undo"]
+
+
+@needs_tmux
+def test_ctrl_c_at_the_prompt_drops_the_line_and_goes_on(upstream: Upstream, server: LocalServer) -> None:
+    with Terminal("chat", "--base-url", server.url) as terminal:
+        terminal.wait_for("Ctrl-D leaves.")
+        terminal.press("x", "y", "C-c")
+        terminal.wait_for("> xy\n>")
+        terminal.type("Hi")
+        terminal.wait_for("You said Hi, turn 1.")
+    assert upstream.contents() == ["Hi"]
+
+
+@needs_tmux
+def test_a_stopped_reply_of_which_nothing_came_is_asked_again(wire: Wire) -> None:
+    wire.on(*YLOKH.route, lambda request, connection: connection.wait_until_client_closes())
+    with Terminal("chat", "--base-url", wire.url) as terminal:
+        terminal.wait_for("Ctrl-D leaves.")
+        terminal.type("Hi")
+        wait_for(lambda: wire.requests)
+        wire.on(*YLOKH.route, speak(YLOKH, ["Here."]))
+        terminal.press("C-c")
+        terminal.wait_for("> Hi\n^C\n>")
+        terminal.type("/retry")
+        terminal.wait_for("Here.")
+    assert wire.requests[-1].json["messages"] == [{"role": "user", "content": "Hi"}]
+
+
+# From a pipe
+
+
+def chat(server: LocalServer, *lines: str, **more: str) -> Ran:
+    return run("chat", "--base-url", server.url, stdin="\n".join(lines).encode(), **more)
+
+
+def test_lines_from_a_pipe_are_turns_without_prompts(upstream: Upstream, server: LocalServer) -> None:
+    assert chat(server, "One", "", "Two") == Ran(0, "You said **One**, *turn* 1.\nYou said **Two**, *turn* 2.\n", "")
+
+
+def test_retry_undo_model_and_system(upstream: Upstream, server: LocalServer) -> None:
+    lines = ["One", "Two", "/model other", "/retry", "/undo", "/system Be brief.", "/system", "Three", "//four"]
+    ran = chat(server, *lines)
+    assert ran.code == 0
+    assert upstream.models == [None, None, "other", "other", "other"]
+    assert [
+        [message["content"] for message in asked if message["role"] != "assistant"] for asked in upstream.asked
+    ] == [
+        ["One"],
+        ["One", "Two"],
+        ["One", "Two"],
+        ["Be brief.", "One", "Three"],
+        ["Be brief.", "One", "Three", "/four"],
+    ]
+    assert ran.err.splitlines() == [
+        "berlin-chat: the model is other",
+        "berlin-chat: taken back: Two",
+        *["berlin-chat: the system message is: Be brief."] * 2,
+    ]
+
+
+def test_help_names_every_command_and_an_unknown_one_is_said(server: LocalServer) -> None:
+    ran = chat(server, "/help", "/nope", "/undo", "/save /nowhere/x.md")
+    for name in (*COMMANDS, "/exit", "Alt-Enter", '"""', "Ctrl-C"):
+        assert name in ran.err
+    assert "there is no command /nope: see /help" in ran.err
+    assert "there is no turn to take back" in ran.err
+    assert ran.code == 0
+
+
+def test_save_writes_json_and_no_file_that_is_there(server: LocalServer, tmp_path: Path) -> None:
+    path = tmp_path / "saved.jsonl"
+    ran = chat(server, "One", f"/save {path}", f"/save {path}")
+    assert ran.err.splitlines() == [f"berlin-chat: saved in {path}", f"berlin-chat: {path}: File exists"]
+    messages = json.loads(path.read_text())["messages"]
+    assert [message["role"] for message in messages] == ["user", "assistant"]
+
+
+def test_an_error_ends_the_turn_and_not_the_chat(wire: Wire) -> None:
+    wire.on(*YLOKH.route, lambda request, connection: connection.respond(401, {"error": "no such key"}))
+    ran = run("chat", "--base-url", wire.url, stdin=b"One\nTwo\n")
+    assert (ran.code, ran.out) == (0, "")
+    assert [line.endswith("no such key. Check BERLIN_CHAT_API_KEY") for line in ran.err.splitlines()] == [True, True]
+
+
+def test_continue_goes_on_with_the_last_conversation(
+    upstream: Upstream, server: LocalServer, kept: dict[str, str]
+) -> None:
+    assert run("ask", "--base-url", server.url, "One", **kept).code == 0
+    assert run("chat", "-c", "--base-url", server.url, stdin=b"Two\n", **kept).code == 0
+    assert turns(kept)[::2] == ["One", "Two"]
+
+
+def test_from_a_pipe_no_prompt_toolkit_is_needed(server: LocalServer) -> None:
+    assert run("chat", "--base-url", server.url, stdin=b"One\n", command=without("prompt_toolkit")).code == 0

@@ -19,6 +19,7 @@ _ENDING = ("SIGTERM", "SIGHUP")
 COMMANDS = {
     "ask": "ask",
     "chat": "chat",
+    "history": "history",
     "batch": "batch",
     "models": "look",
     "providers": "look",
@@ -86,8 +87,7 @@ class _Commands(click.Group):
             discard_output()
             if isinstance(error, BrokenPipeError):
                 ctx.exit(PIPE_CLOSED)
-            reason = error.strerror or str(error)
-            raise ChatError(f"{error.filename}: {reason}" if error.filename else reason) from error
+            raise ChatError(in_the_commands_words(error)) from error
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -7,14 +7,16 @@ from typing import Any
 
 from .options import chosen_provider, click, options, provider_options
 from .prompt import OPTION, SYSTEM
+from .record import CONTINUE, LOG, conversation_with, history_file, opened_history, recorded
+from .settings import data_folder
 from .words import say
 
 
 @click.command()
-@options(SYSTEM, OPTION)
+@options(SYSTEM, CONTINUE, OPTION, LOG)
 @click.option("--raw", is_flag=True, help="Show replies as they are, not as Markdown.")
 @provider_options
-def chat(system: str | None, asked_with: dict[str, Any], raw: bool, **given: Any) -> None:
+def chat(system: str | None, goes_on: bool, asked_with: dict[str, Any], log: bool, raw: bool, **given: Any) -> None:
     """Talk at a prompt, turn by turn.
 
     Ctrl-C stops a reply, of which the part that has come is kept; Ctrl-D or /exit leaves. /help lists the other
@@ -23,18 +25,20 @@ def chat(system: str | None, asked_with: dict[str, Any], raw: bool, **given: Any
     \b
     Examples:
       berlin-chat chat
+      berlin-chat chat -c
       berlin-chat chat -m llama3 -s "Answer in one sentence."
     """
-    from ..conversations.conversation import Conversation
-    from .settings import data_folder
     from .talk import COMMANDS, Talk
     from .typed import Typed
 
-    with chosen_provider(**given) as provider:
-        conversation = Conversation(provider, system, **asked_with)
-        typed = Typed([*COMMANDS, "/exit"], data_folder() / "typed")
-        if sys.stdin is not None and sys.stdin.isatty():
-            say(
-                f"{provider.name} ({provider.model}). /help lists what you can do, Ctrl-C stops a reply, Ctrl-D leaves."
-            )
-        Talk(conversation, raw).run(typed)
+    on_terminal = sys.stdin is not None and sys.stdin.isatty()
+    with opened_history(goes_on, log) as history:
+        number = recorded(goes_on, history, given)
+        with chosen_provider(**given) as provider:
+            conversation = conversation_with(provider, system, history, number, log, **asked_with)
+            kept = data_folder() / "typed" if log and history_file() is not None else None
+            typed = Typed([*COMMANDS, "/exit"], kept)
+            if on_terminal:
+                who = f"{provider.name} ({provider.model})"
+                say(f"{who}. /help lists commands, Ctrl-D leaves.")
+            Talk(conversation, raw).run(typed)

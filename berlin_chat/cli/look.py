@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..providers import PROVIDERS, get_provider, provider_names
@@ -44,7 +45,7 @@ def models(**given: Any) -> None:
             click.echo(name)
 
 
-def show_table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def show_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     """Prints a table, as wide as it is where it is not shown on a terminal."""
     try:
         from rich.console import Console

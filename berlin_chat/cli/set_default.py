@@ -23,7 +23,8 @@ def set_default(provider: str | None, model: str | None, base_url: str | None, s
 
     \b
     Examples:
-      berlin-chat set-default -p openai --base-url http://127.0.0.1:11434 -m llama3
+      berlin-chat set-default -p openai --base-url http://127.0.0.1:11434
+      berlin-chat set-default -m llama3
       berlin-chat set-default --show
       berlin-chat set-default --clear
     """

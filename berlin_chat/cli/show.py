@@ -39,11 +39,16 @@ def show(
         elif extract:
             click.echo(_first_code(reply), nl=False)
         else:
-            _print(iter([("text", str(reply))]), raw)
+            print_text(str(reply), raw)
     else:
         _print(((event.kind, event.text) for event in live.events()), raw)
         reply = _whole(live)
     return reply
+
+
+def print_text(text: str, raw: bool = False) -> None:
+    """Prints a text, as Markdown on a terminal."""
+    _print(iter([("text", text)]), raw)
 
 
 def _whole(live: LiveReply) -> Reply:
@@ -56,7 +61,7 @@ def _print(parts: Any, raw: bool) -> None:
     on_terminal = sys.stdout is not None and sys.stdout.isatty()
     with ExitStack() as stack:
         view = stack.enter_context(_view()) if on_terminal and not raw else None
-        piece = ""
+        piece, begun = "", False
         try:
             for kind, text in parts:
                 if view is not None and kind == "reasoning":
@@ -66,10 +71,11 @@ def _print(parts: Any, raw: bool) -> None:
                 elif kind == "text":
                     piece = text
                     print(piece, end="", flush=True)
+                begun = begun or bool(piece) or (view is not None and kind in ("text", "reasoning"))
         except (KeyboardInterrupt, SystemExit) as ended:
             if not on_terminal:
                 discard_output()  # its reader may have stopped reading, as less does
-            elif (piece or view is not None) and isinstance(ended, KeyboardInterrupt):
+            elif begun and isinstance(ended, KeyboardInterrupt):
                 raise click.Abort from None  # which adds no empty line
             raise
         finally:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
+from time import strftime
 from typing import Any
 
 from ..conversations.conversation import Conversation
@@ -63,7 +65,7 @@ class Talk:
                 try:
                     command[0](self, rest.strip())
                 except (ChatError, OSError) as error:
-                    complain(in_the_commands_words(error) if isinstance(error, ChatError) else str(error))
+                    complain(in_the_commands_words(error))
         return True
 
     def _ask(self, question: Any) -> None:
@@ -72,9 +74,11 @@ class Talk:
             with self._conversation.open(question) as live:
                 tell(show(live, raw=self._raw))
             self._unanswered = None
-        except (KeyboardInterrupt, click.Abort):
+        except (KeyboardInterrupt, click.Abort) as stopped:
             if sys.stdout is None or not sys.stdout.isatty():
-                raise KeyboardInterrupt from None
+                raise click.Abort from None  # what is printed from now on would go nowhere
+            if isinstance(stopped, KeyboardInterrupt):
+                click.echo(err=True)  # after the ^C that a terminal shows
             self._say_what_is_kept("stopped")
         except ChatError as error:
             complain(in_the_commands_words(error))
@@ -127,6 +131,14 @@ class Talk:
         system = self._conversation.system
         say("there is no system message" if system is None else f"the system message is: {system}")
 
+    def save(self, rest: str) -> None:
+        """Write the conversation to a new file: .md for Markdown (as without a name), .jsonl for JSON."""
+        from .history import write_new
+
+        path = rest or strftime("chat-%Y%m%d-%H%M%S.md")
+        write_new(path, as_jsonl(self._conversation) if path.endswith(".jsonl") else as_markdown(self._conversation))
+        say(f"saved in {path}")
+
     def multi(self, rest: str) -> None:
         """Read a message of several lines, up to a line that says /end."""
         if text := self._typed.lines().strip("\n"):
@@ -142,7 +154,32 @@ COMMANDS = {
     "/help": _described(Talk.help, "/help"),
     "/retry": _described(Talk.retry, "/retry"),
     "/undo": _described(Talk.undo, "/undo"),
+    "/save": _described(Talk.save, "/save [FILE]"),
     "/model": _described(Talk.model, "/model [NAME]"),
     "/system": _described(Talk.system, "/system [TEXT]"),
     "/multi": _described(Talk.multi, "/multi"),
 }
+
+
+def as_markdown(conversation: Conversation) -> str:
+    """Returns a conversation as a text to be read."""
+    from ..conversations.markdown import rendered
+    from ..conversations.rows import COLUMNS, moment, row_of, title_of
+
+    turns = conversation.turns
+    entries = [entry for turn in turns for entry in turn.entries]
+    facts = {
+        "title": title_of(turns),
+        "started": moment(entries[0].at) if entries else None,
+        "system": conversation.system,
+        "provider": conversation.provider.name,
+        "model": conversation.model or conversation.provider.model,
+    }
+    return rendered(facts, [dict(zip(COLUMNS, row_of(entry), strict=True)) for entry in entries])
+
+
+def as_jsonl(conversation: Conversation) -> str:
+    """Returns a conversation as a line of JSON."""
+    provider = conversation.provider
+    facts = {"provider": provider.name, "model": conversation.model or provider.model}
+    return json.dumps({**facts, "messages": conversation.messages}, ensure_ascii=False) + "\n"

@@ -48,11 +48,14 @@ _WORDS = (
 )
 
 
-def in_the_commands_words(error: ChatError) -> str:
+def in_the_commands_words(error: ChatError | OSError) -> str:
     """Returns an error's text, in which what the library says of its arguments names the command's options instead.
 
     What a server has said stays as it is.
     """
+    if not isinstance(error, ChatError):
+        reason = error.strerror or str(error)
+        return f"{error.filename}: {reason}" if error.filename else reason
     said = copy.copy(error)
     said.args = (_translated(str(error.args[0])) if error.args else "",)
     advice = error.advice

@@ -78,7 +78,7 @@ def test_a_chat_in_a_terminal(upstream: Upstream, server: LocalServer, tmp_path:
         terminal.type("Wait")
         terminal.wait_for("You said Wait and now")
         terminal.press("C-c")
-        terminal.wait_for("stopped: the part above stays in the conversation")
+        terminal.wait_for("stopped; this part is kept: /retry asks again, /undo drops it")
         terminal.type("Another")
         terminal.wait_for("You said Another, turn 3.")
         before = ["Hello", "You said **Hello**, *turn* 1.", "Wait", "You said **Wait** and now"]

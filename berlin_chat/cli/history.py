@@ -16,7 +16,14 @@ from .words import FAILED, say
 _SHOWN = 60
 
 
-@click.group()
+class _InOrder(click.Group):
+    """A group whose help lists the commands as they stand in this file."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=_InOrder)
 def history() -> None:
     """List, show, search, export and delete conversations.
 
@@ -104,7 +111,9 @@ def search(words: tuple[str, ...], limit: int) -> int:
 @click.option("-o", "--output", metavar="FILE", help="A new file: Markdown if it ends with .md, else JSON lines.")
 @click.option("--markdown", is_flag=True, help="Markdown, also on standard output.")
 def export(numbers: tuple[int, ...], output: str | None, markdown: bool) -> None:
-    """Write all conversations, or those with these IDs, as JSON lines or Markdown.
+    """Write conversations as JSON lines or Markdown.
+
+    All of them, the oldest first, or those with these IDs.
 
     \b
     Examples:

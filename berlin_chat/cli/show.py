@@ -64,6 +64,7 @@ def _print(parts: Any, raw: bool) -> None:
         piece, begun = "", False
         try:
             for kind, text in parts:
+                begun = begun or kind == "text" or (view is not None and kind == "reasoning")
                 if view is not None and kind == "reasoning":
                     view.think(text)
                 elif view is not None and kind == "text":
@@ -71,7 +72,6 @@ def _print(parts: Any, raw: bool) -> None:
                 elif kind == "text":
                     piece = text
                     print(piece, end="", flush=True)
-                begun = begun or bool(piece) or (view is not None and kind in ("text", "reasoning"))
         except (KeyboardInterrupt, SystemExit) as ended:
             if not on_terminal:
                 discard_output()  # its reader may have stopped reading, as less does

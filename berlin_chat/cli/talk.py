@@ -73,6 +73,8 @@ class Talk:
         try:
             with self._conversation.open(question) as live:
                 tell(show(live, raw=self._raw))
+            if sys.stdout is not None and sys.stdout.isatty():
+                click.echo()  # sets the reply apart from what is typed next
             self._unanswered = None
         except (KeyboardInterrupt, click.Abort) as stopped:
             if sys.stdout is None or not sys.stdout.isatty():
@@ -89,7 +91,7 @@ class Talk:
         turns = self._conversation.turns
         if turns and turns[-1].cut:
             self._unanswered = None
-            say(f"{what}: the part above stays in the conversation; /undo takes it back, /retry asks again")
+            say(f"{what}; this part is kept: /retry asks again, /undo drops it")
 
     # The commands
 
@@ -100,7 +102,7 @@ class Talk:
             click.echo(f"{usage:{width}}  {about}", err=True)
         click.echo(
             f"{'/exit':{width}}  Leave, as Ctrl-D does. Ctrl-C stops a reply.\n"
-            'Alt-Enter, a \\ at the end of a line, or """ around them make a message of several lines.',
+            'Several lines: Alt-Enter, a \\ at the end of a line, or """ around them.',
             err=True,
         )
 
@@ -132,7 +134,7 @@ class Talk:
         say("there is no system message" if system is None else f"the system message is: {system}")
 
     def save(self, rest: str) -> None:
-        """Write the conversation to a new file: .md for Markdown (as without a name), .jsonl for JSON."""
+        """Write the conversation to a new file: .md or .jsonl."""
         from .history import write_new
 
         path = rest or strftime("chat-%Y%m%d-%H%M%S.md")
@@ -140,7 +142,7 @@ class Talk:
         say(f"saved in {path}")
 
     def multi(self, rest: str) -> None:
-        """Read a message of several lines, up to a line that says /end."""
+        """Read several lines, up to one that says /end."""
         if text := self._typed.lines().strip("\n"):
             self._ask(text)
 

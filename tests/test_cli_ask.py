@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Callable
@@ -12,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from berlin_chat import image
-from command import COMMAND, Ran, arrives, environment, run, started
+from berlin_chat import ChatError, image
+from berlin_chat.cli.words import in_the_commands_words
+from command import COMMAND, ROOT, Ran, arrives, environment, run, started
 from wire import PATIENCE, YLOKH, Chunked, Connection, Recorded, Wire, speak, wait_for
 
 GIF = b"GIF89a\x01\x00\x01\x00"
@@ -270,3 +273,29 @@ def test_ctrl_c_with_json_prints_nothing(wire: Wire) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE) == 130
         assert not arrives(process, "{")
+
+
+#: Arguments of the library, as its errors write them.
+ARGUMENT = re.compile(r"\b(base_url|timeout|proxy|verify|api_key|token|account|password|headers|login_fields|end)=")
+
+
+def advice_of_the_library() -> list[str]:
+    """Every text in the library that names an argument as its callers write it."""
+    found = []
+    for folder in (".", "http", "providers", "conversations"):
+        for path in sorted((ROOT / "berlin_chat" / folder).glob("*.py")):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            inside = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings
+            for node in ast.walk(tree):
+                parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+                texts = [part.value if isinstance(part, ast.Constant) else "some" for part in parts]
+                if id(node) not in inside and all(isinstance(text, str) for text in texts):
+                    inside.update(map(id, parts))
+                    found += ["".join(texts)] if ARGUMENT.search("".join(texts)) else []
+    return found
+
+
+@pytest.mark.parametrize("text", advice_of_the_library())
+def test_no_advice_names_an_argument_of_python(text: str) -> None:
+    told = in_the_commands_words(ChatError("it failed", advice=text))
+    assert not ARGUMENT.search(told) or "library" in told

@@ -179,3 +179,39 @@ def test_line_ends_of_windows_that_come_in_halves_are_line_ends() -> None:
 def test_no_markdown_is_too_strange(pieces: list[str]) -> None:
     whole = drawn(["".join(pieces)])
     assert drawn(pieces).count("日") >= whole.count("日") // 2
+
+
+def test_lines_of_code_that_stand_are_not_written_again() -> None:
+    written = drawn(in_bits(f"```python\n{CODE * 5}```\n\nAfter.\n"))
+    assert 5 <= re.sub(r"\x1b\[[?0-9;]*[a-zA-Z]", "", written).count("x7 = 7") <= 15
+
+
+@needs_tmux
+def test_ctrl_c_leaves_what_has_come_and_a_line_for_the_prompt() -> None:
+    upstream = Upstream("# Title\n\nSome **bold** words", STOP, " and more.")
+    with (
+        LocalServer(upstream=upstream) as server,
+        Terminal("ask", "Hi", "--base-url", server.url) as terminal,
+    ):
+        terminal.wait_for("Some bold words")
+        terminal.press("C-c")
+        assert terminal.code() == 130
+        assert terminal.screen() == "Title\n\nSome bold words"
+        upstream.go_on()
+
+
+@needs_tmux
+def test_a_terminal_that_changes_its_size_in_mid_reply_loses_nothing() -> None:
+    words = [f"word{number}" for number in range(40)]
+    upstream = Upstream(" ".join(words[:20]), STOP, " " + " ".join(words[20:]), "\n\nThe end.")
+    with (
+        LocalServer(upstream=upstream) as server,
+        Terminal("ask", "Hi", "--base-url", server.url) as terminal,
+    ):
+        terminal.wait_for("word19")
+        terminal.resize(50, 20)
+        upstream.go_on()
+        assert terminal.code() == 0
+        shown = terminal.screen()
+    assert [word for word in words if word not in shown] == []
+    assert shown.endswith("\n\nThe end.")

@@ -33,6 +33,7 @@ _WORDS = (
     (r"\bbase_url\b=?", "--base-url"),
     (r"^proxy (?=must|is)", "--proxy "),
     (r"\bproxy= and the environment", "--proxy and the environment"),
+    (r"give History a longer timeout=", "keep this out of it: --no-log"),
     (r"\btimeout=", "--timeout"),
     (r"\bverify=", "REQUESTS_CA_BUNDLE"),
     (r"^See max_event_bytes=", "The library reads longer ones: see its max_event_bytes="),

@@ -83,6 +83,20 @@ def test_what_is_higher_than_the_screen_stands_in_the_scrollback_once_and_in_its
 
 
 @needs_tmux
+def test_code_that_has_ended_is_not_shown_twice_while_half_a_line_follows_it() -> None:
+    upstream = Upstream(f"```python\n{CODE}```\n\nAf", STOP, "ter", STOP, " it.")
+    with (
+        LocalServer(upstream=upstream) as server,
+        Terminal("ask", "Hi", "--base-url", server.url) as terminal,
+    ):
+        for text in ("Af", "After"):
+            terminal.wait_for(f"x59 = 59\n\n{text}")
+            upstream.go_on()
+        assert terminal.code() == 0
+        assert terminal.screen() == f"{CODE}\nAfter it."
+
+
+@needs_tmux
 def test_tables_and_wide_characters_keep_their_columns_in_a_narrow_terminal() -> None:
     table = "| name | 値 |\n|---|---:|\n| 日本 | 1 |\n| a | a longer note that has to wrap |\n"
     lines = shown(*in_bits(f"{table}\n日本語の文字が長い行に並ぶ。", 3), columns=30).splitlines()

@@ -8,6 +8,7 @@ import pickle
 import resource
 import sqlite3
 import stat
+import subprocess
 import sys
 import tempfile
 import threading
@@ -28,7 +29,7 @@ from berlin_chat import (
     StreamInterrupted,
 )
 from berlin_chat.conversations import migrations
-from scripted import chunk, end, questions, replies, text, two_calls
+from scripted import chunk, questions, replies, text, two_calls
 from test_conversation import HALF, assistant, forks, half_and_silence, strict, user, weather
 from wire import OPENAI, Connection, Recorded, Wire
 
@@ -655,49 +656,13 @@ def test_tool_results_that_are_no_text_are_written_all_the_same(
     assert [message["content"] for message in history.messages(1)][2] == "half \ufffd, and \0"
 
 
-def test_ctrl_c_at_any_line_of_a_write_loses_and_doubles_nothing(
-    provider: Provider, wire: Wire, history: History, file: Path
-) -> None:
-    """The question is written; the reply is interrupted at each line that the history's modules run in turn."""
-    from berlin_chat.conversations import database
-    from berlin_chat.conversations import history as module
-    from berlin_chat.conversations import rows as written
-
-    files = {module.__file__ for module in (database, module, written)}
-    for place in range(1, 400):
-        replies(wire, [chunk({"content": "a"}), chunk({"content": "b"}), end()])
-        conversation = Conversation(provider, history=history)
-        pieces = conversation.stream("one")
-        next(pieces)
-        left = [place]
-
-        def trace(frame: Any, event: str, argument: Any, left: list[int] = left) -> Any:
-            if frame.f_code.co_filename not in files:
-                return trace
-            if event == "line":
-                left[0] -= 1
-                if left[0] == 0:
-                    raise KeyboardInterrupt
-            return trace
-
-        sys.settrace(trace)
-        try:
-            list(pieces)
-        except KeyboardInterrupt:
-            pass
-        finally:
-            sys.settrace(None)
-        id = conversation.id
-        assert id is not None
-        found = rows(file, f"SELECT role, content FROM messages WHERE conversation_id = {id} ORDER BY position")
-        assert found[0] == ("user", "one")
-        assert [role for role, _ in found] == ["user", "assistant"]
-        if left[0] > 0:
-            assert found[1] == ("assistant", "ab")
-            break
-    else:
-        raise AssertionError("there are more lines than that")
-    assert place > 20
+@pytest.mark.parametrize("action", ["ctrl_c", "finalizer"])
+def test_between_any_two_bytecodes_of_a_turn_it_loses_and_doubles_nothing(action: str) -> None:
+    program = Path(__file__).parent / "history_at_every_bytecode.py"
+    command = [sys.executable, str(program), action, "150"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.startswith("done")
 
 
 def test_one_history_serves_many_threads(wire: Wire, provider: Provider, history: History) -> None:

@@ -84,16 +84,20 @@ def test_what_is_higher_than_the_screen_stands_in_the_scrollback_once_and_in_its
 
 @needs_tmux
 def test_code_that_has_ended_is_not_shown_twice_while_half_a_line_follows_it() -> None:
-    upstream = Upstream(f"```python\n{CODE}```\n\nAf", STOP, "ter", STOP, " it.")
-    with (
-        LocalServer(upstream=upstream) as server,
-        Terminal("ask", "Hi", "--base-url", server.url) as terminal,
-    ):
-        for text in ("Af", "After"):
-            terminal.wait_for(f"x59 = 59\n\n{text}")
-            upstream.go_on()
-        assert terminal.code() == 0
-        assert terminal.screen() == f"{CODE}\nAfter it."
+    assert (
+        shown_step_by_step((f"```python\n{CODE}", "x59"), ("```\n\nAf", "\nAf"), ("ter", "\nAfter")) == f"{CODE}\nAfter"
+    )
+
+
+@needs_tmux
+def test_a_table_that_is_higher_than_the_screen_keeps_its_columns_when_a_wide_cell_comes_late() -> None:
+    rows = [f"| {number} | b |\n" for number in range(50)]
+    rows[45] = "| a much wider cell | b |\n"
+    text = ["| a | b |\n|---|---|\n", *rows]
+    steps = (("".join(text[:30]), " 27 "), ("".join(text[30:42]), " 39 "), ("".join(text[42:]), " 49 "))
+    _, _, *lines = shown_step_by_step(*steps).splitlines()
+    assert [line.split()[0] for line in lines] == [row.split()[1] for row in rows]
+    assert {line.rindex("b") for line in lines} == {22}
 
 
 @needs_tmux
@@ -109,6 +113,20 @@ def test_tables_and_wide_characters_keep_their_columns_in_a_narrow_terminal() ->
         "",
         "日本語の文字が長い行に並ぶ。",
     ]
+
+
+def shown_step_by_step(*steps: tuple[str, str]) -> str:
+    """What a terminal shows at the end of pieces, each of which comes when a text of the one before is shown."""
+    upstream = Upstream(*(part for piece, _ in steps for part in (piece, STOP)))
+    with (
+        LocalServer(upstream=upstream) as server,
+        Terminal("ask", "Hi", "--base-url", server.url) as terminal,
+    ):
+        for _, text in steps:
+            terminal.wait_for(text)
+            upstream.go_on()
+        assert terminal.code() == 0
+        return terminal.screen()
 
 
 def test_only_the_last_block_is_drawn_again() -> None:

@@ -706,5 +706,5 @@ def test_a_dry_run_names_the_lines_that_would_be_refused_and_an_echo(here: Path)
     done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0
     assert "would not be asked: line 2: only /v1/chat/completions" in done.stderr
-    assert "1 questions would be asked of Berlin at echo" in done.stderr
+    assert "1 questions would be asked of OpenAICompatible at echo" in done.stderr
     assert """such as: [{'role': 'user', 'content': 'a'}], of the model 'm-7', with {'seed': 5}""" in done.stderr

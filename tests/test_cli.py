@@ -21,7 +21,7 @@ from berlin_chat import AuthenticationError, ChatError, H2o, Provider, Ylokh, __
 from berlin_chat.server import LocalServer
 from berlin_chat.server.echo import PREFACE
 from command import AT_ONCE, COMMAND, ROOT, Ran, arrives, ended, ended_by, environment, run, started, without
-from wire import BERLIN, H2O, PATIENCE, YLOKH, Chunked, Connection, Recorded, Speech, Wire, speak
+from wire import BERLIN, H2O, PATIENCE, YLOKH, Chunked, Connection, Recorded, Speech, Wire, speak, wait_for
 
 NAMES = ["berlin", "ylokh", "h2o", "acytoo", "openai"]
 #: What Berlin's login needs; a server without a password takes any.
@@ -450,6 +450,11 @@ class Terminal:
     def code(self) -> int:
         return self.process.wait(PATIENCE)
 
+    def modes(self) -> int:
+        """The terminal's local modes, such as whether it shows what is typed."""
+        termios = pytest.importorskip("termios")
+        return int(termios.tcgetattr(self._ours)[3])
+
 
 def test_no_prompt_on_a_terminal_is_wrong_usage() -> None:
     with Terminal("ask") as terminal:
@@ -472,6 +477,20 @@ def test_ctrl_c_on_a_terminal_ends_the_line_and_adds_none(upstream: WordByWord, 
         assert terminal.read_to() == "\n"  # after the ^C that a terminal shows
         assert terminal.code() == 130
     assert server.conversations == []
+
+
+@with_signals
+def test_a_signal_at_the_prompt_of_a_chat_leaves_the_terminal_as_it_was(server: LocalServer) -> None:
+    termios = pytest.importorskip("termios")
+    with Terminal("chat", "--base-url", server.url) as terminal:
+        before = terminal.modes()
+        terminal.read_to("Ctrl-D leaves.")
+        wait_for(lambda: terminal.modes() != before)
+        terminal.process.send_signal(signal.SIGTERM)
+        terminal.read_to()
+        assert terminal.code() == 143
+        assert terminal.modes() == before
+    assert termios.ICANON & before
 
 
 def test_the_table_fits_a_terminal() -> None:

@@ -12,6 +12,7 @@ from ..messages import Message, Messages, as_list
 from ..process import after_fork
 from ..provider import Parts, Pieces, Provider, Question, as_live, as_whole
 from ..validation import checked_count, checked_seconds
+from .floor import Floor, Hold
 from .steps import Steps
 from .tools import Tools
 from .trimming import Trim, turns_of
@@ -19,10 +20,6 @@ from .turns import Recorder, Turn
 
 #: What belongs to a provider or to one question, and is no option of the server's.
 _NO_OPTIONS = ("deadline", "cancel", "limiter", "timeout", "headers", "retries", "extra_body")
-_BUSY = (
-    "the conversation is in the middle of a turn: read that to its end or close it first, or give each thread a"
-    " conversation of its own, such as fork()"
-)
 
 
 class Conversation:
@@ -49,6 +46,7 @@ class Conversation:
 
     Attributes:
         id: its number in the history, None before its first question or without one.
+        provider, model, max_steps, trim, options: as given; they may be set to something else between two turns.
 
     Raises:
         InvalidRequest: an argument is wrong, or the provider's protocol knows no tools.
@@ -76,9 +74,7 @@ class Conversation:
     ) -> None:
         self.provider = _checked_provider(provider)
         self.history = _checked_history(history)
-        self.tools = Tools(tools)
-        if self.tools and provider.known_options is not None and "tools" not in provider.known_options:
-            raise InvalidRequest(f"the protocol of {provider.name} knows no tools: ask an OpenAICompatible")
+        self.tools = _checked_tools(tools, provider)
         self.system, self._turns = _taken(system, messages)
         self.model = model
         self.max_steps = checked_count(max_steps, "max_steps", 1)
@@ -88,20 +84,18 @@ class Conversation:
         self._begin_life()
 
     def _begin_life(self) -> None:
-        # Whose turn it is, by ``dict.setdefault``, which is atomic: unlike a lock, it cannot stay taken when Ctrl-C
-        # comes between taking it and the ``try`` that gives it back.
-        self._under_way: dict[str, Turn] = {}
+        self.reset()
         after_fork(self)
 
     def reset(self) -> None:
         """Leaves a turn that is under way to the parent, in a child of a fork."""
-        self._under_way = {}
+        self._floor = Floor()
 
     def __repr__(self) -> str:
         return f"Conversation({self.provider!r}, {len(self._turns)} turns)"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**{name: value for name, value in vars(self).items() if name != "_under_way"}, "_turns": [*self._turns]}
+        return {**{name: value for name, value in vars(self).items() if name != "_floor"}, "_turns": [*self._turns]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -135,7 +129,7 @@ class Conversation:
             InvalidRequest: there is no turn, or one is under way.
             HistoryError: the history could not be written; the turn is taken back all the same.
         """
-        self._check_idle()
+        self._floor.check()
         if not self._turns:
             raise InvalidRequest("there is no turn to take back")
         turn = self._turns.pop()
@@ -189,7 +183,7 @@ class Conversation:
 
     def _put(self, question: Question) -> Parts:
         """Checks a question, and returns what answers it: all of ``stream``, ``ask`` and ``open`` come here."""
-        self._check_idle()
+        self._floor.check()
         checked_seconds(question.limits.seconds, "deadline")
         asked = as_list(question.messages)
         if any(message["role"] == "assistant" for message in asked):
@@ -201,8 +195,7 @@ class Conversation:
             options = {"tools": self.tools.definitions, **options}
         question = question._replace(model=question.model or self.model, options=options)
         turn = Turn(asked)
-        said = len(self._turns)
-        return self._turn(turn, question, self._asked(turn, question), said)
+        return self._turn(turn, question, self._asked(turn, question), self._turns[-1:])
 
     def _asked(self, turn: Turn, question: Question, deadline: Deadline | None = None) -> Parts:
         """Asks the provider, with all that was said before and in this turn."""
@@ -212,43 +205,38 @@ class Conversation:
         asked = question._replace(messages=messages)
         return asked.put_to(self.provider, deadline or Deadline(question.limits.seconds), question.limits.cancel)
 
-    def _turn(self, turn: Turn, question: Question, parts: Parts, said: int) -> Parts:
+    def _turn(self, turn: Turn, question: Question, parts: Parts, last: list[Turn]) -> Parts:
+        floor = self._floor
         try:
-            if self._under_way.setdefault("turn", turn) is not turn:
-                raise InvalidRequest(_BUSY)
-            if said != len(self._turns):  # another turn has come between the call and the first piece
+            hold: Hold | None = floor.take()
+            if last != self._turns[-1:]:  # another turn has come between the call and the first piece
                 parts = self._asked(turn, question)
             self._write(turn)
             try:
                 steps = Steps(turn, self.tools, self.max_steps, self._asked, self._write_if_possible)
                 reply = yield from steps.run(question, parts)
-            except BaseException as error:
-                self._end(turn, error)
+                self._end(turn, floor)
+                return reply
+            except BaseException as error:  # which may be Ctrl-C in the middle of that end
+                self._end(turn, floor, error)
                 raise
-            self._end(turn)
-            return reply
         finally:
-            if self._under_way.get("turn") is turn:
-                del self._under_way["turn"]
+            hold = None  # noqa: F841 - a traceback may keep this frame alive, and the floor must be free
 
-    # Whose turn it is, and its record
+    # The end of a turn, and its record
 
-    def _check_idle(self) -> None:
-        if self._under_way:
-            raise InvalidRequest(_BUSY)
-
-    def _end(self, turn: Turn, error: BaseException | None = None) -> None:
+    def _end(self, turn: Turn, floor: Floor, error: BaseException | None = None) -> None:
         """Keeps a turn that has ended; where nothing came of it, only the history does."""
-        if self._under_way.get("turn") is not turn:
+        if floor is not self._floor:
             return  # this is the child of a fork, and the turn is the parent's
         if isinstance(error, ChatError) and turn.answered:
             error.partial = turn.text
         turn.end()
-        if turn.answered:
+        if turn.answered and turn not in self._turns[-1:]:
             self._turns.append(turn)
         if error is None:
             self._write(turn)
-        else:
+        elif not isinstance(error, HistoryError):
             self._write_if_possible(turn)
 
     def _write(self, turn: Turn) -> None:
@@ -256,7 +244,8 @@ class Conversation:
         if self.history is None:
             return
         turn.settle()
-        about = {"system": self.system, "provider": self.provider.name, "model": self.model or self.provider.model}
+        model = self.model or self.provider.model or None
+        about = {"system": self.system, "provider": self.provider.name, "model": model}
         try:
             self.id = self.history.write(self.id, about, [*self._turns, turn])
         except HistoryError as error:
@@ -274,6 +263,13 @@ def _checked_provider(provider: Any) -> Provider:
         given = provider.__name__ if isinstance(provider, type) else type(provider).__name__
         raise InvalidRequest(f"the provider of a conversation is {given}: give an instance of a Provider")
     return provider
+
+
+def _checked_tools(functions: Any, provider: Provider) -> Tools:
+    tools = Tools(functions)
+    if tools and provider.known_options is not None and "tools" not in provider.known_options:
+        raise InvalidRequest(f"the protocol of {provider.name} knows no tools: ask an OpenAICompatible")
+    return tools
 
 
 def _checked_trim(trim: Any) -> Trim | None:

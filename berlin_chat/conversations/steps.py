@@ -8,7 +8,7 @@ from time import monotonic
 from typing import cast
 
 from ..cancellation import Deadline
-from ..errors import Cancelled, TooManySteps
+from ..errors import APITimeoutError, Cancelled, TooManySteps
 from ..provider import Parts, Question
 from ..reply import Event, Reply
 from .tools import Tools
@@ -65,7 +65,7 @@ class Steps:
                     advice="Ask it to go on, or allow more with max_steps",
                 )
             steps += 1
-            yield from self._run_calls(reply, question)
+            yield from self._run_calls(reply, question, deadline)
             # A choice that forces a call would force one for ever.
             options = {name: value for name, value in question.options.items() if name != "tool_choice"}
             parts = self._ask(self._turn, question._replace(options=options), deadline)
@@ -88,14 +88,17 @@ class Steps:
                         yield "\n\n"
                 yield part
 
-    def _run_calls(self, reply: Reply, question: Question) -> Parts:
+    def _run_calls(self, reply: Reply, question: Question, deadline: Deadline) -> Parts:
         cancel = question.limits.cancel
         for place, call in enumerate(reply.tool_calls):
-            if cancel is not None and cancel.cancelled:
-                raise Cancelled("the question was cancelled", provider=reply.provider)
             answer = self._tools.answer(call)
             self._turn.tool_answered(answer, last=place == len(reply.tool_calls) - 1)
             self._keep(self._turn)
             if question.live:
                 yield Event("tool_result", answer["content"], call, place)
+            if cancel is not None and cancel.cancelled:
+                raise Cancelled("the question was cancelled", provider=reply.provider)
+            if deadline.passed:
+                said = f"no whole reply within the deadline of {deadline.seconds} s"
+                raise APITimeoutError(said, provider=reply.provider)
         return reply

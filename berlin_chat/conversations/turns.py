@@ -65,6 +65,12 @@ class Turn:
         return [dict(entry.message) for entry in self.entries]
 
     @property
+    def question(self) -> list[dict[str, Any]]:
+        """The messages that were asked, such as to ask them again."""
+        roles = [entry.message["role"] for entry in self.entries]
+        return self.messages[: roles.index("assistant") if "assistant" in roles else None]
+
+    @property
     def cut(self) -> bool:
         """Whether it ended before its end: its last message is then the part of the reply that had come."""
         return any(entry.cut for entry in self.entries)

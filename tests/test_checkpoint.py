@@ -198,8 +198,8 @@ for answer in ask_many(provider, (f"q{n}" for n in range(int(sys.argv[3]))), max
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
-def test_twenty_kills_at_random_moments_lose_nothing_and_ask_nothing_again(path: Path, wire: Wire) -> None:
-    count, chance = 600, random.Random(20)
+def test_fifty_kills_at_random_moments_lose_nothing_and_ask_nothing_again(path: Path, wire: Wire) -> None:
+    count, chance = 1500, random.Random(50)
     on_disk: set[str] = set()
     asked_again: set[str] = set()
     due = threading.Event()
@@ -215,7 +215,7 @@ def test_twenty_kills_at_random_moments_lose_nothing_and_ask_nothing_again(path:
 
     wire.on(*YLOKH.route, answer)
     command = [sys.executable, "-c", SCRIPT, wire.url, str(path), str(count)]
-    for _ in range(20):
+    for _ in range(50):
         left[0] = chance.randint(1, 25)
         due.clear()
         process = subprocess.Popen(command)

@@ -186,7 +186,8 @@ def test_a_deadline_is_each_questions_own(provider_for: Make) -> None:
     ],
 )
 def test_wrong_arguments_are_named_at_the_call(config: dict[str, Any]) -> None:
-    with pytest.raises(InvalidRequest):
+    (name,) = config
+    with pytest.raises(InvalidRequest, match=f"^{name} "):
         ask_many(Ylokh(base_url="http://127.0.0.1:1"), [], **config)
 
 

@@ -44,6 +44,10 @@ class Configured:
     working: ClassVar[bool] = False
     default_model: ClassVar[str] = ""
 
+    #: One instance a configuration, for ``create_completion`` on the class, whose callers have nowhere to keep one;
+    #: ``dict.setdefault``, which is atomic, gives the same to all threads.
+    _shared: ClassVar[dict[Any, Configured]] = {}
+
     def __init__(
         self,
         base_url: str | None = None,
@@ -115,6 +119,51 @@ class Configured:
             if value := os.environ.get(variable):
                 return value, variable
         return (self.url, "url") if self.working else (None, "")
+
+
+def arguments_of(cls: type[Configured]) -> set[str]:
+    """Returns the names of the arguments of its constructor, those that it passes on included."""
+    from inspect import signature  # here, for it costs as much as the rest of the package
+
+    known: set[str] = set()
+    for base in cls.__mro__:  # up to the first constructor that passes nothing on
+        parameters = signature(vars(base)["__init__"]).parameters if "__init__" in vars(base) else {}
+        known.update(parameters)
+        if parameters and not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+            break
+    return known
+
+
+def configured(target: Any, given: dict[str, Any], options: dict[str, Any]) -> Any:
+    """Returns the one that answers a call on ``target``, a class or an instance; the same for equal configurations.
+
+    Args:
+        given: arguments of the constructor, which replace an instance's own.
+        options: those of the call. For a class, the constructor's are taken out; those that a question may have of its
+            own, such as headers, stay: they need no instance of their own.
+
+    Raises:
+        InvalidRequest: the constructor has no such argument.
+    """
+    if not given and isinstance(target, Configured):
+        return target
+    cls: type[Configured] = target if isinstance(target, type) else type(target)
+    known = arguments_of(cls) - {"timeout", "headers", "retries"}
+    if unknown := sorted(given.keys() - known):
+        raise InvalidRequest(f"{unknown[0]} is a setting of each provider of a {cls.__name__}")
+    if "providers" in known:
+        if cls is target:
+            said = f"make a {cls.__name__} first: on the class, create_completion is for single providers"
+            raise InvalidRequest(said)
+        return cls(**{**target._configuration, **given})
+    if cls is not target:
+        made = cls(**{**target._configuration, **given})
+    else:
+        made = cls(**given, **{name: options.pop(name) for name in list(options) if name in known})
+    # What stands for the same: the environment's part of the configuration included.
+    environment = tuple(sorted(item for item in os.environ.items() if item[0].startswith("BERLIN_CHAT_")))
+    identity = (cls, repr(sorted(made.full_configuration().items())), environment)
+    return Configured._shared.setdefault(identity, made)
 
 
 def _restored(cls: type[Configured], configuration: dict[str, Any]) -> Configured:

@@ -16,6 +16,7 @@ from .redaction import Redactor, secrets_in_address, secrets_in_headers
 #: Seconds for a connection, and between two reads.
 DEFAULT_TIMEOUT = (10.0, 120.0)
 
+_NOTHING: Mapping[str, Any] = {}
 _NO_ADDRESS = (
     "no base URL, and the hosted service is gone. Give base_url=…, or set BERLIN_CHAT_URL or BERLIN_CHAT_{name}_URL, or"
     " start a berlin_chat.server.LocalServer"
@@ -134,32 +135,33 @@ def arguments_of(cls: type[Configured]) -> set[str]:
     return known
 
 
-def configured(target: Any, given: dict[str, Any], options: dict[str, Any]) -> Any:
+def configured(target: Any, options: dict[str, Any], given: Mapping[str, Any] = _NOTHING) -> Any:
     """Returns the one that answers a call on ``target``, a class or an instance; the same for equal configurations.
 
     Args:
-        given: arguments of the constructor, which replace an instance's own.
-        options: those of the call. For a class, the constructor's are taken out; those that a question may have of its
-            own, such as headers, stay: they need no instance of their own.
+        options: those of the call. ``base_url`` and ``proxy`` are taken out, and for a class all that its constructor
+            has, but for what a question may have of its own, such as headers: that needs no instance of its own.
+        given: further arguments of the constructor.
 
     Raises:
         InvalidRequest: the constructor has no such argument.
     """
+    named = {name: options.pop(name, None) for name in ("base_url", "proxy")}
+    given = {**{name: value for name, value in named.items() if value is not None}, **given}
     if not given and isinstance(target, Configured):
         return target
     cls: type[Configured] = target if isinstance(target, type) else type(target)
     known = arguments_of(cls) - {"timeout", "headers", "retries"}
     if unknown := sorted(given.keys() - known):
         raise InvalidRequest(f"{unknown[0]} is a setting of each provider of a {cls.__name__}")
-    if "providers" in known:
-        if cls is target:
-            said = f"make a {cls.__name__} first: on the class, create_completion is for single providers"
-            raise InvalidRequest(said)
-        return cls(**{**target._configuration, **given})
-    if cls is not target:
-        made = cls(**{**target._configuration, **given})
-    else:
+    if "providers" in known and cls is target:
+        raise InvalidRequest(f"make a {cls.__name__} first: the class alone has no providers to ask")
+    if cls is target:
         made = cls(**given, **{name: options.pop(name) for name in list(options) if name in known})
+    else:
+        made = cls(**{**target._configuration, **given})
+    if "providers" in known:
+        return made  # its providers are what can be shared
     # What stands for the same: the environment's part of the configuration included.
     environment = tuple(sorted(item for item in os.environ.items() if item[0].startswith("BERLIN_CHAT_")))
     identity = (cls, repr(sorted(made.full_configuration().items())), environment)

@@ -244,9 +244,8 @@ class Provider(Configured):
         ``base_url`` on an instance. ``stream=False`` yields the whole text as one piece. Arguments and errors are
         otherwise those of ``stream``.
         """
-        given = {"proxy": proxy, "base_url": options.pop("base_url", None)}
-        given = {name: value for name, value in given.items() if value is not None}
-        provider: Provider = configured(target, given, options)
+        options["proxy"] = proxy
+        provider: Provider = configured(target, options)
         if stream:
             return provider.stream(messages, model, timeout=timeout, **options)
         return _whole(provider.stream(messages, model, timeout=timeout, **{**options, **provider.unstreamed}))

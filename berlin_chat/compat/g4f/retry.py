@@ -7,6 +7,7 @@ from random import sample
 from typing import Any
 
 from ...configuration import configured
+from ...errors import InvalidRequest
 from ...groups.fallback import Fallback
 from ...groups.group import checked_providers
 from ...provider import Provider
@@ -52,6 +53,8 @@ class RetryProvider(Fallback):
         names = {name.lower() for name in ignored}
         both = zip(self._configuration["providers"], self.providers, strict=True)
         left = [given for given, one in both if not names & {one.name, type(one).__name__.lower()}]
+        if not left:
+            raise InvalidRequest("ignored leaves none of the providers")
         return RetryProvider(**{**self._configuration, "providers": left})
 
     def close(self) -> None:

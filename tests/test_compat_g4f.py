@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 import berlin_chat.compat.g4f as g4f
-from berlin_chat import AllProvidersFailed, InvalidRequest, ProviderNotWorking, Reply, Ylokh
+from berlin_chat import AllProvidersFailed, Cancelled, InvalidRequest, ProviderNotWorking, Reply, Ylokh
 from berlin_chat.compat.g4f import ChatCompletion, Provider
 from berlin_chat.compat.g4f.models import Model, gpt_4
 from berlin_chat.compat.g4f.Provider import Acytoo, Berlin, H2o, OpenAICompatible, RetryProvider
@@ -328,6 +329,27 @@ def test_retry_providers_of_instances_are_told_apart(wire: Wire) -> None:
     for key in ("sk-1", "sk-2"):
         ChatCompletion.create("m", HI, RetryProvider([Ylokh(wire.url, api_key=key)]), base_url="http://127.0.0.1:9")
     assert [asked.header("Authorization") for asked in wire.asked(*YLOKH.route)] == ["Bearer sk-1", "Bearer sk-2"]
+
+
+def test_a_pickled_retry_provider_asks_the_same_servers(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    wire.on(*YLOKH.route, speak(YLOKH, ["a"]))
+    monkeypatch.setenv("BERLIN_CHAT_ACYTOO_URL", "http://127.0.0.1:9")
+    pickled = pickle.dumps(RetryProvider(["ylokh", Acytoo(retries=0)], shuffle=False, base_url=wire.url))
+    monkeypatch.delenv("BERLIN_CHAT_ACYTOO_URL")
+    with pickle.loads(pickled) as retry:
+        assert [one.base_url for one in retry.providers] == [wire.url, "http://127.0.0.1:9"]
+        assert ChatCompletion.create("m", HI, retry) == "a"
+        assert not retry.shuffle
+
+
+def test_a_retry_provider_closes_what_it_was_given_and_no_shared_one(wire: Wire) -> None:
+    wire.on(*YLOKH.route, speak(YLOKH, ["a"]))
+    own = Ylokh(wire.url)
+    with RetryProvider([own, Ylokh], base_url=wire.url):
+        pass
+    with pytest.raises(Cancelled, match="closed"):
+        own.ask("Hi")
+    assert ChatCompletion.create("m", HI, Ylokh, base_url=wire.url) == "a"
 
 
 def test_ignored_providers_are_left_out(wire: Wire) -> None:

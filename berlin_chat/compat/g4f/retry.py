@@ -57,6 +57,9 @@ class RetryProvider(Fallback):
             raise InvalidRequest("ignored leaves none of the providers")
         return RetryProvider(**{**self._configuration, "providers": left})
 
+    def full_configuration(self) -> dict[str, Any]:
+        return {"providers": self.providers, "shuffle": self.shuffle}  # another process may have another environment
+
     def close(self) -> None:
         Provider.close(self)
         for one in self._configuration["providers"]:

@@ -378,6 +378,28 @@ def test_a_stream_that_is_closed_ends_the_question(client: Client, wire: Wire) -
     stream.close()
 
 
+def test_each_chunk_tells_what_is_new_of_a_call(client: Client, wire: Wire) -> None:
+    replies(wire, two_calls())
+    told = [
+        (
+            call.index,
+            call.id,
+            call.type,
+            call.function and call.function.name,
+            call.function and call.function.arguments,
+        )
+        for one in client.chat.completions.create(model="m", messages=HI, tools=TOOLS, stream=True)
+        for call in one.choices[0].delta.tool_calls or ()
+    ]
+    assert told == [
+        (0, "call_a", "function", "weather", ""),
+        (0, None, None, None, '{"city": '),
+        (1, "call_b", "function", "weather", '{"city"'),
+        (0, None, None, None, '"Berlin"}'),
+        (1, None, None, None, ': "Osló 🙂"}'),
+    ]
+
+
 def test_the_usage_of_a_stream_is_told_to_those_who_ask(client: Client, wire: Wire) -> None:
     replies(wire, text("a"), text("a"), text("a"))
     create = client.chat.completions.create
@@ -566,9 +588,22 @@ def test_a_timeout_ends_a_silence(timeout: Any, where: str, wire: Wire) -> None:
             one.chat.completions.create(model="m", messages=HI, **given["create"])
 
 
-def test_no_timeout_at_all_can_be_said(client: Client, wire: Wire) -> None:
-    replies(wire, text("a"))
-    assert client.with_options(timeout=3).chat.completions.create(model="m", messages=HI, timeout=None).choices
+def test_no_timeout_at_all_can_be_said(wire: Wire) -> None:
+    def script(request: Recorded, connection: Connection) -> None:
+        threading.Event().wait(0.5)
+        connection.respond(200, EVERYTHING)
+
+    wire.on(*OPENAI.route, script)
+    with Client(base_url=wire.url, timeout=0.1, max_retries=0) as client:
+        assert client.chat.completions.create(model="m", messages=HI, timeout=None).choices
+
+
+def test_a_client_with_other_options_leaves_the_connections_to_the_first(client: Client, wire: Wire) -> None:
+    replies(wire, text("a"), text("b"))
+    with client.with_options(max_retries=1) as other:
+        assert other.chat.completions.create(model="m", messages=HI).choices[0].message.content == "a"
+    assert client.chat.completions.create(model="m", messages=HI).choices[0].message.content == "b"
+    assert len({asked.connection for asked in wire.asked(*OPENAI.route)}) == 1
 
 
 def test_a_question_is_cancelled_from_another_thread(client: Client, wire: Wire) -> None:

@@ -170,8 +170,9 @@ def test_an_address_is_named_for_an_instance_too(wire: Wire) -> None:
         assert "base_url" not in asked.json
 
 
-def test_where_no_provider_is_named_an_address_is_enough(wire: Wire) -> None:
+def test_where_no_provider_is_named_an_address_is_enough(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     wire.on(*OPENAI.route, speak(OPENAI, ["a"]))
+    monkeypatch.setenv("BERLIN_CHAT_YLOKH_URL", "http://127.0.0.1:9")  # of another one
     assert ChatCompletion.create("gpt-4", HI, base_url=wire.url) == "a"
     assert g4f.get_last_provider() is OpenAICompatible
 

@@ -6,7 +6,7 @@ from ..configuration import arguments_of
 from ..errors import InvalidRequest
 from ..provider import Provider
 
-#: What a provider's own argument may be called. A token comes before the key, which is a part of a login elsewhere.
+#: What a provider may call it, in the order in which its arguments are looked through.
 _NAMES = ("api_key", "token", "key")
 
 

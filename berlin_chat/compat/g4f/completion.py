@@ -20,7 +20,7 @@ from .retry import RetryProvider
 
 
 class ChatCompletion:
-    """What asks, as in 2023.
+    """What asks, as in 2023. Any number of threads may call it at once.
 
     >>> from berlin_chat.server import LocalServer
     >>> with LocalServer() as server:

@@ -10,7 +10,7 @@ import requests
 
 from . import validation
 from .errors import InvalidRequest, ProviderNotWorking
-from .http.transport import Settings, Transport
+from .http.transport import Transport
 from .redaction import Redactor, secrets_in_address, secrets_in_headers
 
 #: Seconds for a connection, and between two reads.
@@ -68,7 +68,7 @@ class Configured:
         self.base_url: str | None = validation.checked_url(found, source) if found else None
         self.model = model or self.default_model
         self._secrets = Redactor()
-        checked = Settings(
+        checked = validation.Settings(
             self.base_url,
             validation.checked_headers(headers),
             session,

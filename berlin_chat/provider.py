@@ -16,7 +16,7 @@ from . import validation
 from .cancellation import CancelToken, Deadline, Limiter, Limits
 from .configuration import Configured, configured
 from .errors import Cancelled, ChatError, InvalidRequest, StreamInterrupted
-from .http.transport import Exchange, Settings
+from .http.transport import Exchange
 from .live import LiveReply
 from .messages import Messages, as_list
 from .reply import Event, Metadata, Reply
@@ -340,7 +340,7 @@ class Provider(Configured):
         body = _encoded(self.checked_payload({**payload, **(question.extra_body or {})}))
         return self._reply(question, self._transport.settings.changed(**question.settings), model, body)
 
-    def _reply(self, question: Question, settings: Settings, model: str, body: bytes) -> Parts:
+    def _reply(self, question: Question, settings: validation.Settings, model: str, body: bytes) -> Parts:
         started = monotonic()
         first: float | None = None
         received: list[str] = []

@@ -257,6 +257,29 @@ def test_a_file_of_one_line_without_its_end_is_left_untouched(
     assert wire.requests == []
 
 
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize("index", ["-1", "1.5", "true", '"0"', "null", "Infinity", "NaN", "1e400", "1" * 4000, DEEP])
+def test_an_index_that_is_none_is_an_error_with_its_line(
+    index: str, provider: Provider, path: Path, wire: Wire
+) -> None:
+    list(ask_many(provider, prompts(2), checkpoint=path))
+    wire.requests.clear()
+    whole, broken = path.read_text().splitlines()
+    beginning = '{"index": '
+    path.write_text(f"{whole}\n{beginning}{index}{broken[len(beginning) + 1 :]}\n")
+    with pytest.raises(InvalidRequest, match="line 2, is no answer of a batch"):
+        list(ask_many(provider, prompts(2), checkpoint=path))
+    assert wire.requests == []
+
+
+def test_an_answer_that_is_nested_too_deeply_is_an_error_with_its_place(provider: Provider, path: Path) -> None:
+    path.write_text(f'{{"index": 0, "prompt": "q0", "reply": "q0", "usage": {DEEP}}}\n')
+    with pytest.raises(InvalidRequest, match="the answer at byte 0 cannot be read"):
+        list(ask_many(provider, prompts(1), checkpoint=path))
+
+
 def test_a_foreign_line_behind_answers_is_left_untouched(provider: Provider, path: Path) -> None:
     list(ask_many(provider, prompts(2), checkpoint=path))
     content = path.read_bytes() + b"remember: buy milk"

@@ -157,7 +157,7 @@ def configured(target: Any, options: dict[str, Any], given: Mapping[str, Any] = 
     if "providers" in known and cls is target:
         raise InvalidRequest(f"make a {cls.__name__} first: the class alone has no providers to ask")
     if cls is target:
-        made = cls(**given, **{name: options.pop(name) for name in list(options) if name in known})
+        made = cls(**{**{name: options.pop(name) for name in list(options) if name in known}, **given})
     else:
         made = cls(**{**target._configuration, **given})
     if "providers" in known:

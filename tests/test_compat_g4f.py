@@ -255,7 +255,7 @@ def test_auth_is_the_credential_that_a_provider_has(wire: Wire) -> None:
 
 def test_auth_is_berlins_token(wire: Wire) -> None:
     wire.on(*BERLIN.route, speak(BERLIN, ["a"]))
-    assert ChatCompletion.create("m", HI, Berlin, base_url=wire.url, auth="tk-1") == "a"
+    assert ChatCompletion.create("m", HI, Berlin, base_url=wire.url, auth="tk-1", token="tk-0") == "a"
     assert wire.asked(*BERLIN.route)[0].header("token") == "tk-1"
 
 
@@ -358,6 +358,8 @@ def test_ignored_providers_are_left_out(wire: Wire) -> None:
     retry = RetryProvider([Berlin, Ylokh(wire.url), "acytoo"])
     for _ in range(5):
         assert ChatCompletion.create("m", HI, retry, ignored=["Berlin", "Acytoo", "Bing", ""]) == "a"
+    with pytest.raises(InvalidRequest, match="ignored is of type str"):
+        ChatCompletion.create("m", HI, retry, ignored="Berlin")
     with pytest.raises(InvalidRequest, match="ignored leaves none"):
         ChatCompletion.create("m", HI, retry, ignored=["Berlin", "ylokh", "acytoo"])
 

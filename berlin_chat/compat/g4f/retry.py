@@ -50,6 +50,8 @@ class RetryProvider(Fallback):
 
     def without(self, ignored: Iterable[str]) -> RetryProvider:
         """Returns one that lacks the providers of these names, or of classes of these names."""
+        if isinstance(ignored, str):
+            raise InvalidRequest("ignored is of type str: give a list of names")
         names = {name.lower() for name in ignored}
         both = zip(self._configuration["providers"], self.providers, strict=True)
         left = [given for given, one in both if not names & {one.name, type(one).__name__.lower()}]

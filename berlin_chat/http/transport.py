@@ -296,7 +296,7 @@ class Exchange(Owner):
     ) -> requests.Response:
         self.leave()
         self.check()
-        self.url, self._ahead = url, None
+        self.url, self._ahead, self.headers = url, None, {}
         try:
             response = self._response = self.transport.send(self, method, url, headers, body)
         except Exception as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import http.client
 import io
-import ipaddress
 import os
 import queue
 import socket
@@ -26,9 +25,11 @@ from requests.structures import CaseInsensitiveDict
 from urllib3.connection import HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from ..cancellation import Deadline, Limits, Stoppable
+from ..cancellation import Limits, Stoppable
 from ..decoding import ChunkedDecoder
+from ..validation import is_loopback
 from ..version import __version__
+from .deadlines import LimitedReader
 
 #: How much one read asks for, in bytes.
 READ_SIZE = 64 * 1024
@@ -116,7 +117,7 @@ class BufferedResponse(http.client.HTTPResponse):
         self._recv = sock.recv
         self._decoder: ChunkedDecoder | None = None
         if owner is not None and owner.deadline is not None:
-            limited = _LimitedReader(sock, owner, self.fp.detach())
+            limited = LimitedReader(sock, owner, self.fp.detach())
             self.fp = io.BufferedReader(limited)
             self._recv = limited.recv
 
@@ -130,9 +131,28 @@ class BufferedResponse(http.client.HTTPResponse):
         raise http.client.HTTPException(f"more than {MAX_INFORMATIONAL} informational answers")
 
     def begin(self) -> None:
-        super().begin()
+        file, self.fp = self.fp, _Head(self.fp)  # type: ignore[assignment]
+        try:
+            super().begin()
+        finally:
+            if self.fp is not None:
+                self.fp = file
         if self.status == http.HTTPStatus.SWITCHING_PROTOCOLS:
             self.will_close = True  # what follows is no HTTP
+        self._check_framing()
+
+    def _check_framing(self) -> None:
+        """RFC 9112, section 6.3: a body whose end is not known for sure is none."""
+        if coding := ", ".join(self.headers.get_all("Transfer-Encoding", ())):
+            if coding.lower() not in ("chunked", "identity"):
+                raise http.client.HTTPException(f"Transfer-Encoding: {coding}")
+        elif lengths := self.headers.get_all("Content-Length"):
+            size, *others = {part.strip() for part in ",".join(lengths).split(",")}
+            if others or not (size.isascii() and size.isdecimal()):
+                raise http.client.HTTPException(f"Content-Length: {', '.join(lengths)}")
+            if self.length is None:  # it says the same twice, which http.client does not read
+                self.length = int(size)
+                self.will_close = self._check_close()  # type: ignore[attr-defined]
 
     def read1(self, n: int = -1) -> bytes:
         if not self.chunked or self.fp is None:
@@ -162,38 +182,20 @@ class BufferedResponse(http.client.HTTPResponse):
             receive = self._recv
 
 
-class _LimitedReader(io.RawIOBase):
-    """Reads from a socket, and waits no longer than until its owner's deadline, nor than the socket's own timeout."""
+class _Head:
+    """Reads the lines of a head, which is no head where the connection ends before it does."""
 
-    def __init__(self, sock: Any, owner: Owner, raw: Any) -> None:
-        self._sock = sock
-        self._owner = owner
-        self._timeout = sock.gettimeout()
-        self._raw = raw  # keeps the socket open until this is closed
+    def __init__(self, file: Any) -> None:
+        self._file = file
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        limit(self._sock, self._owner.deadline, self._timeout)
-        return self._raw.readinto(buffer)  # type: ignore[no-any-return]
-
-    def recv(self, size: int) -> bytes:
-        limit(self._sock, self._owner.deadline, self._timeout)
-        return self._sock.recv(size)  # type: ignore[no-any-return]
+    def readline(self, size: int) -> bytes:
+        line: bytes = self._file.readline(size)
+        if not line.endswith(b"\n") and len(line) < size:
+            raise http.client.RemoteDisconnected("the connection was closed in the middle of the head")
+        return line
 
     def close(self) -> None:
-        self._raw.close()
-        self.__dict__.pop("_owner", None)  # a connection that waits in its pool keeps nothing of the last question
-        super().close()
-
-
-def limit(sock: Any, deadline: Deadline | None, timeout: float | None) -> None:
-    """Lets the socket's next operation wait for ``timeout`` seconds at the most, and not beyond the deadline."""
-    if deadline is not None:
-        if deadline.passed:
-            raise TimeoutError("the deadline has passed")
-        sock.settimeout(deadline.left(timeout) or 0.001)
+        self._file.close()
 
 
 def reader(raw: Any) -> Callable[[int], bytes]:
@@ -254,7 +256,7 @@ class Interruptible:
             self.connect()
         timeout = self.sock.gettimeout()
         for begin in range(0, len(data), WRITE_SIZE):
-            limit(self.sock, owner.deadline, timeout)
+            owner.deadline.limit(self.sock, timeout)
             super().send(data[begin : begin + WRITE_SIZE])  # type: ignore[misc]
         return None
 
@@ -368,17 +370,7 @@ class _CookiePolicy(DefaultCookiePolicy):
     def return_ok_secure(self, cookie: Any, request: Any) -> bool:
         # Where the request goes: its ``Host`` header, which a caller may have chosen, says nothing about that.
         host = urlsplit(f"//{request.get_host()}").hostname or ""
-        return super().return_ok_secure(cookie, request) or (request.type == "http" and _is_loopback(host))
-
-
-def _is_loopback(host: str) -> bool:
-    """Whether a host is this machine by its very name: RFC 6761, section 6.3."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+        return super().return_ok_secure(cookie, request) or (request.type == "http" and is_loopback(host))
 
 
 class _CookieJar(RequestsCookieJar):

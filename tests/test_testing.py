@@ -6,6 +6,7 @@ import ast
 import configparser
 import itertools
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -526,6 +527,19 @@ def test_a_strangers_retry_code_is_tested_in_a_few_lines(pytester: pytest.Pytest
             first = node.decorator_list[0].lineno if node.decorator_list else node.lineno
             assert (node.end_lineno or 0) - first + 1 < 10, node.name
     run(pytester, STRANGERS, "-o", "chat_server_strict=true").assert_outcomes(passed=13)
+
+
+def test_the_tests_in_the_readme_pass(pytester: pytest.Pytester) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    (block,) = (block for block in blocks if "def test_" in block)
+    run(pytester, block, "--strict-markers").assert_outcomes(passed=2)
+
+
+def test_the_readme_shows_every_reply() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    for word in (Cut, Fail, Garbage, Silence, Slow, ToolCall):
+        (example,) = re.findall(rf"^\| `({word.__name__}\(.+\))` \|", text, re.MULTILINE)
+        assert isinstance(eval(example), word)
 
 
 LEAVING = """

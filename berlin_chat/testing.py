@@ -84,12 +84,12 @@ def chat_server(request: pytest.FixtureRequest) -> Iterator[LocalServer]:
     strict = arguments.pop("strict", request.config.getini("chat_server_strict"))
     with LocalServer(**arguments) as server:
         yield server
-        left = left_over(server) if strict else []
+        left = _left_over(server) if strict else []
     if left:
         pytest.fail("left over: " + "; ".join(left), pytrace=False)
 
 
-def left_over(server: LocalServer) -> list[str]:
+def _left_over(server: LocalServer) -> list[str]:
     """Returns in words what is left over at a server made with ``replies``, an empty list for nothing."""
     until = monotonic() + LEAVING
     while (server.connections or server.conversations) and monotonic() < until:

@@ -6,6 +6,7 @@ import ast
 import configparser
 import itertools
 import json
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ from berlin_chat import (
     RateLimitError,
     Reply,
     StreamInterrupted,
+    testing,
 )
 from berlin_chat.messages import image
 from berlin_chat.testing import Cut, Fail, Garbage, LocalServer, Recorded, Silence, Slow, ToolCall
@@ -64,6 +66,7 @@ def sdk_asks(client: openai.OpenAI, stream: bool = False, **options: Any) -> Any
 # What is said
 
 
+@pytest.mark.chat_server(strict=True)
 @every_protocol
 def test_each_question_gets_the_next_reply(name: str, chat_server: LocalServer, client: Any) -> None:
     chat_server.replies.extend(["one two", ["thr", "ee"]])
@@ -462,6 +465,12 @@ def test_replies_are_a_list_that_refuses_what_is_none(chat_server: LocalServer) 
 # The plugin
 
 
+def test_the_plugin_has_the_words_and_no_others() -> None:
+    assert testing.Cut is Cut
+    with pytest.raises(AttributeError, match="Nothing"):
+        _ = testing.Nothing
+
+
 def run(pytester: pytest.Pytester, source: str, *arguments: str) -> pytest.RunResult:
     """Runs a stranger's tests, in a process of its own."""
     pytester.makepyfile(source)
@@ -624,7 +633,7 @@ def test_pytest_finds_the_plugin_by_itself(pytester: pytest.Pytester, monkeypatc
     described.mkdir()
     (described / "METADATA").write_text("Metadata-Version: 2.1\nName: berlin_chat_described\nVersion: 1\n")
     (described / "entry_points.txt").write_text(f"[pytest11]\n{entry_points()}\n")
-    monkeypatch.setenv("PYTHONPATH", str(described.parent), prepend=":")
+    monkeypatch.setenv("PYTHONPATH", str(described.parent), prepend=os.pathsep)
     monkeypatch.delenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", raising=False)
     pytester.makepyfile("def test_it(chat_server): assert chat_server.provider('openai').ask('Hi').endswith('Hi')")
     pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)

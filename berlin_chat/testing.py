@@ -80,6 +80,8 @@ def chat_server(request: pytest.FixtureRequest) -> Iterator[LocalServer]:
     from .server import LocalServer
 
     marker = request.node.get_closest_marker("chat_server")
+    if marker and marker.args:
+        raise pytest.UsageError("the marker chat_server wants names: chat_server(replies=[…])")
     arguments = {"replies": (), **(marker.kwargs if marker else {})}
     strict = arguments.pop("strict", request.config.getini("chat_server_strict"))
     with LocalServer(**arguments) as server:

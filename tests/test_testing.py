@@ -617,8 +617,14 @@ def test_the_setting_asks_all_tests_to_leave_nothing(pytester: pytest.Pytester) 
         @pytest.mark.chat_server(replies=["x"], strict=False)
         def test_excepted(chat_server):
             pass
+
+        @pytest.mark.chat_server("x")
+        def test_nameless(chat_server):
+            pass
     """
-    run(pytester, source).assert_outcomes(passed=2, errors=1)
+    result = run(pytester, source)
+    result.assert_outcomes(passed=2, errors=2)
+    result.stdout.fnmatch_lines("*the marker chat_server wants names*")
 
 
 def entry_points() -> str:

@@ -51,7 +51,7 @@ class App:
     """The four protocols behind one WSGI callable, which is called in as many threads as there are requests.
 
     Args:
-        record: to which each request is added; None keeps none.
+        record: to which each request is added, by whichever thread answers it; None keeps none.
     """
 
     def __init__(self, backend: Backend, record: list[Recorded] | None = None) -> None:

@@ -182,6 +182,10 @@ NAMED = {
     "distributed": "`berlin_chat[dask]`",
     "responses": "`pip install responses`",
     "pandas": "`pip install pandas`",
+    "flask": "`pip install flask gunicorn`",
+    "django": "`pip install django`",
+    "celery": "`pip install celery`",
+    "vcr": "`pip install vcrpy`",
     "ray": "`pip install ray`",
 }
 
@@ -194,7 +198,7 @@ def imported(block: str) -> set[str]:
             names.update(name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom):
             names.update(f"{node.module}.{name.name}" for name in node.names)
-    extras = {name for name in names if name.startswith("berlin_chat.server")}
+    extras = {name for name in names if name.startswith(("berlin_chat.server", "berlin_chat.testing"))}
     others = {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"berlin_chat"}
     return others | ({"berlin_chat.server"} if extras else set())
 

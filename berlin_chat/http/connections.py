@@ -22,8 +22,9 @@ import requests
 from requests.adapters import HTTPAdapter
 from requests.cookies import RequestsCookieJar
 from requests.structures import CaseInsensitiveDict
-from urllib3.connection import HTTPSConnection
+from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.response import BaseHTTPResponse
 
 from ..cancellation import Limits, Stoppable
 from ..decoding import ChunkedDecoder
@@ -198,14 +199,19 @@ class _Head:
         self._file.close()
 
 
-def reader(raw: Any) -> Callable[[int], bytes]:
-    """The cheapest way to read what has arrived of a body of urllib3's, in its content encoding.
+def reader(response: requests.Response) -> tuple[Callable[[int], bytes], str]:
+    """The cheapest way to read what has arrived of a body, and the content encoding in which it is read.
 
     What urllib3's ``read1`` adds to ours costs more than all else that is done for a piece. Behind the last read the
-    connection must then be given back by ``release_conn``.
+    connection must then be given back by ``release_conn``. A body that is none of urllib3's, such as a recorded one, is
+    no longer encoded.
     """
+    raw: Any = response.raw
+    if not isinstance(raw, BaseHTTPResponse):
+        return raw.read1, "identity"
     ours = getattr(raw, "_original_response", None)
-    return ours.read1 if isinstance(ours, BufferedResponse) else functools.partial(raw.read1, decode_content=False)
+    read = ours.read1 if isinstance(ours, BufferedResponse) else functools.partial(raw.read1, decode_content=False)
+    return read, response.headers.get("Content-Encoding", "identity")
 
 
 class Interruptible:
@@ -265,14 +271,20 @@ class Interruptible:
         return BufferedResponse(sock, *args, owner=working_for.current(), **kwargs)
 
 
+#: How a connection sends that has a socket; a class of another way, such as a player of records, is left as it is.
+_SEND = HTTPConnection.send
+
+
 def make_interruptible(pool: Any) -> None:
-    """Lets a pool make interruptible connections from now on.
+    """Lets a pool that is not ours make interruptible connections from now on.
 
     Threads that do so at the same moment make a class each, one of which is kept: either will do. What the pool has is
     read once, for between two looks another thread may have replaced it.
     """
     plain = pool.ConnectionCls
-    if isinstance(plain, type) and not issubclass(plain, Interruptible):
+    if getattr(getattr(type(pool), "ConnectionCls", None), "send", _SEND) is not _SEND:
+        vars(pool).pop("ConnectionCls", None)  # what stands in for all connections of the kind
+    elif isinstance(plain, type) and not issubclass(plain, Interruptible):
         pool.ConnectionCls = type(plain.__name__, (Interruptible, plain), {})
 
 
@@ -301,6 +313,10 @@ class Stack:
     def close(self) -> None:
         """Closes all connections, and those that are added later: by a thread that had the pool's queue in its hand."""
         self._closed = True
+        self.drop()
+
+    def drop(self) -> None:
+        """Closes all connections."""
         while self._idle:
             try:
                 self._idle.pop().close()
@@ -319,12 +335,37 @@ class Stack:
         return len(self._idle)
 
 
-class _HTTPPool(HTTPConnectionPool):
-    QueueCls = Stack  # type: ignore[assignment]
+#: For each of urllib3's classes of connections, the one that is ours.
+_INTERRUPTIBLE = {cls: type(cls.__name__, (Interruptible, cls), {}) for cls in (HTTPConnection, HTTPSConnection)}
 
 
-class _HTTPSPool(HTTPSConnectionPool):
-    QueueCls = Stack  # type: ignore[assignment]
+class _Pool:
+    """Mixed into urllib3's pools: their connections are interruptible.
+
+    Where somebody has put another class in the place of urllib3's, as recorders and players do, it is that class for
+    as long as it stands there, and no connection is kept.
+    """
+
+    QueueCls = Stack
+    pool: Any
+
+    @property
+    def ConnectionCls(self) -> Any:
+        standing = super().ConnectionCls  # type: ignore[misc]
+        return _INTERRUPTIBLE.get(standing, standing)
+
+    def _get_conn(self, timeout: float | None = None) -> Any:
+        if super().ConnectionCls not in _INTERRUPTIBLE and isinstance(self.pool, Stack):  # type: ignore[misc]
+            self.pool.drop()
+        return super()._get_conn(timeout)  # type: ignore[misc]
+
+
+class _HTTPPool(_Pool, HTTPConnectionPool):  # type: ignore[misc,override]
+    """A pool of ours."""
+
+
+class _HTTPSPool(_Pool, HTTPSConnectionPool):  # type: ignore[misc,override]
+    """A pool of ours, for TLS."""
 
 
 def close_pool(pool: HTTPConnectionPool) -> None:
@@ -336,8 +377,6 @@ def close_pool(pool: HTTPConnectionPool) -> None:
 
 
 _POOLS = {"http": _HTTPPool, "https": _HTTPSPool}
-for _pool in _POOLS.values():
-    make_interruptible(_pool)
 
 
 class Adapter(HTTPAdapter):
@@ -359,7 +398,8 @@ class Adapter(HTTPAdapter):
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> HTTPConnectionPool:
         pool = super().get_connection_with_tls_context(*args, **kwargs)
-        make_interruptible(pool)
+        if not isinstance(pool, _Pool):  # one for SOCKS
+            make_interruptible(pool)
         self._pools.add(pool)
         return pool
 

@@ -332,12 +332,11 @@ class Exchange(Owner):
         if self._ahead is not None:
             ahead, self._ahead = self._ahead, None
             return ahead
-        encoding = response.headers.get("Content-Encoding", "identity")
-        received = self._received(response)
+        read, encoding = reader(response)
+        received = self._received(response, read)
         return received if encoding == "identity" else self._decompressed(received, encoding)
 
-    def _received(self, response: requests.Response) -> Iterator[bytes]:
-        read = reader(response.raw)
+    def _received(self, response: requests.Response, read: Callable[[int], bytes]) -> Iterator[bytes]:
         while True:
             if self._stopped:
                 self.check()

@@ -15,6 +15,8 @@ from .redaction import Redactor, secrets_in_address, secrets_in_headers
 
 #: Seconds for a connection, and between two reads.
 DEFAULT_TIMEOUT = (10.0, 120.0)
+#: Bytes of an answer.
+MAX_REPLY = 64 * 2**20
 
 _NOTHING: Mapping[str, Any] = {}
 _NO_ADDRESS = (
@@ -34,6 +36,7 @@ class Configuration(TypedDict, total=False):
     verify: bool | str
     retries: int
     pool_size: int
+    max_reply_bytes: int
     session: requests.Session | None
 
 
@@ -60,6 +63,7 @@ class Configured:
         verify: bool | str = True,
         retries: int = 2,
         pool_size: int = 1000,
+        max_reply_bytes: int = MAX_REPLY,
         session: requests.Session | None = None,
     ) -> None:
         given = {**locals(), "headers": dict(headers) if headers else None}
@@ -77,6 +81,7 @@ class Configured:
             validation.checked_verify(verify),
             validation.checked_count(retries, "retries", 0),
             validation.checked_count(pool_size, "pool_size", 1),
+            validation.checked_count(max_reply_bytes, "max_reply_bytes", 1),
         )
         self._secrets.add(*secrets_in_headers(checked.headers), *secrets_in_address(checked.proxy))
         self._transport = Transport(checked, self._secrets)

@@ -354,18 +354,18 @@ def _check_depth(data: bytes) -> None:
                 raise _TooDeep("JSON nested too deeply")
 
 
-def _limited(loads: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+def _shallow(loads: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     """A parser that refuses what is nested too deeply."""
 
-    def limited(data: bytes) -> Any:
+    def shallow(data: bytes) -> Any:
         if len(data) > 2 * DEEPEST:  # fewer could not be
             _check_depth(data)
         return loads(data)
 
-    return limited
+    return shallow
 
 
-@_limited
+@_shallow
 def _standard_loads(data: bytes) -> Any:
     return _decode_json(data.decode())
 
@@ -381,7 +381,7 @@ def _first_loads(data: bytes) -> Any:
     except ImportError:
         _loads = _standard_loads
     else:
-        _loads = _limited(orjson.loads)
+        _loads = _shallow(orjson.loads)
     return _loads(data)
 
 

@@ -140,6 +140,7 @@ class Provider(Configured):
         verify: False accepts any TLS certificate; a path names the certificates to trust.
         retries: how often a request is tried again before the first piece; 0 for never.
         pool_size: how many connections are kept for the next question. More may be open at the same time.
+        max_reply_bytes: how long an answer of the server's may be, decompressed; what has come by then is kept.
         session: your own ``requests.Session``, with its adapters, cookies and headers. You close it.
 
     Raises:

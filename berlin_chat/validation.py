@@ -163,6 +163,7 @@ class Settings(NamedTuple):
     verify: bool | str
     retries: int
     pool_size: int
+    max_reply_bytes: int
 
     def changed(self, timeout: Any = None, headers: Headers | None = None, retries: int | None = None) -> Settings:
         """Returns those of one question, whose own are checked here; None leaves the provider's."""

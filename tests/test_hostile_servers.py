@@ -5,7 +5,8 @@ from __future__ import annotations
 import pickle
 import traceback
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -18,8 +19,24 @@ from berlin_chat import (
     Provider,
     StreamInterrupted,
 )
+from berlin_chat.decoding import decompressed
+from berlin_chat.http import transport
 from test_resources import needs_proc, sockets_to
-from wire import ACYTOO, BERLIN, H2O, OPENAI, YLOKH, Connection, Recorded, Script, Speech, Wire, wait_for
+from wire import (
+    ACYTOO,
+    BERLIN,
+    H2O,
+    OPENAI,
+    YLOKH,
+    Chunked,
+    ChunkedGzip,
+    Connection,
+    Recorded,
+    Script,
+    Speech,
+    Wire,
+    wait_for,
+)
 
 Make = Callable[..., Provider]
 #: How long an error's text may be, in characters.
@@ -212,3 +229,55 @@ def test_half_of_a_surrogate_in_the_name_of_a_conversation_is_sent_back(provider
     )
     assert isinstance(failing(provider, wire), ChatError)
     assert wire.asked("DELETE", "/conversation/%ED%A0%80")
+
+
+def endlessly(speech: Speech, gzipped: bool) -> Script:
+    """Says the same piece, and the same again, until the client leaves."""
+
+    def script(request: Recorded, connection: Connection) -> None:
+        body = (ChunkedGzip if gzipped else Chunked)(connection, speech.kind, b"")
+        part = b"".join(speech.parts(["abcd" * 250] * 51)[1:51])
+        with suppress(OSError):
+            while True:
+                body.part(part)
+
+    return script
+
+
+@needs_proc
+@pytest.mark.parametrize("gzipped", [False, True], ids=["plain", "gzip"])
+def test_an_endless_reply_ends_at_its_limit_and_what_came_is_kept(
+    gzipped: bool, speech: Speech, provider_for: Make, wire: Wire
+) -> None:
+    limit = 1_000_000
+    error = failing(provider_for(speech, endlessly(speech, gzipped), max_reply_bytes=limit), wire)
+    assert type(error) is ProtocolError
+    assert "longer than 1000000 bytes. See max_reply_bytes=" in str(error)
+    assert limit / 2 < len(error.partial) <= limit
+    assert set(error.partial) == set("abcd")
+
+
+@needs_proc
+def test_a_little_that_becomes_much_ends_at_the_limit(
+    speech: Speech, provider_for: Make, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gigabyte of blank lines in a megabyte: the reply, and what comes before the question."""
+    pack = zlib.compressobj(9, zlib.DEFLATED, 31)
+    bomb = b"".join([*(pack.compress(b"\n" * 2**20) for _ in range(1024)), pack.flush()])
+    answer = head("Content-Type: text/event-stream", "Content-Encoding: gzip", f"Content-Length: {len(bomb)}") + bomb
+    sizes: list[int] = []
+
+    def counted(chunks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
+        for data in decompressed(chunks, encoding):
+            sizes.append(len(data))
+            yield data
+
+    monkeypatch.setattr(transport, "decompressed", counted)
+    ahead = [path for method, path, _ in speech.before if path in ("/api/login", "/settings", "/conversation")]
+    for place in range(len(ahead) + 1):
+        provider = provider_for(speech, saying(answer), max_reply_bytes=2**20)
+        if place < len(ahead):
+            wire.routes.insert(0, ("POST", ahead[place], saying(answer)))
+        sizes.clear()
+        assert "longer than 1048576 bytes" in str(failing(provider, wire))
+        assert 2**20 < sum(sizes) < 2 * 2**20

@@ -334,7 +334,8 @@ class Exchange(Owner):
             return ahead
         read, encoding = reader(response)
         received = self._received(response, read)
-        return received if encoding == "identity" else self._decompressed(received, encoding)
+        content = received if encoding == "identity" else self._decompressed(received, encoding)
+        return _limited(content, self.settings.max_reply_bytes)
 
     def _received(self, response: requests.Response, read: Callable[[int], bytes]) -> Iterator[bytes]:
         while True:
@@ -401,6 +402,15 @@ def _time_left(exchange: Exchange) -> Timeout:
     if exchange.deadline is None:
         return connect, read
     return exchange.deadline.left(connect) or 0.001, exchange.deadline.left(read) or 0.001
+
+
+def _limited(chunks: Iterator[bytes], most: int) -> Iterator[bytes]:
+    """Yields them as long as they are ``most`` bytes together; raises ProtocolError past that."""
+    left = most
+    for data in chunks:
+        if (left := left - len(data)) < 0:
+            raise ProtocolError(f"the answer is longer than {most} bytes", advice="See max_reply_bytes=")
+        yield data
 
 
 def _start_of(body: Iterator[bytes]) -> bytes:

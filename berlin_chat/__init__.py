@@ -14,6 +14,10 @@ from .batch.keys import keyed
 from .batch.pieces import stream_many
 from .batch.pool import ask_many
 from .cancellation import CancelToken
+from .conversations.conversation import Conversation
+from .conversations.history import Found, History, Listed
+from .conversations.trimming import fits, last_turns
+from .conversations.turns import Turn
 from .errors import (
     AllProvidersFailed,
     APIConnectionError,
@@ -22,11 +26,13 @@ from .errors import (
     AuthenticationError,
     Cancelled,
     ChatError,
+    HistoryError,
     InvalidRequest,
     ProtocolError,
     ProviderNotWorking,
     RateLimitError,
     StreamInterrupted,
+    TooManySteps,
 )
 from .groups.balance import Balance
 from .groups.fallback import Fallback
@@ -57,11 +63,16 @@ __all__ = [
     "CancelToken",
     "Cancelled",
     "ChatError",
+    "Conversation",
     "Event",
     "Exchange",
     "Fallback",
+    "Found",
     "H2o",
+    "History",
+    "HistoryError",
     "InvalidRequest",
+    "Listed",
     "LiveReply",
     "Message",
     "Messages",
@@ -74,13 +85,17 @@ __all__ = [
     "RateLimitError",
     "Reply",
     "StreamInterrupted",
+    "TooManySteps",
     "ToolCall",
+    "Turn",
     "Ylokh",
     "__version__",
     "ask_many",
+    "fits",
     "get_provider",
     "image",
     "keyed",
+    "last_turns",
     "provider_names",
     "race",
     "stream_many",

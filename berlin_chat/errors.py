@@ -114,6 +114,17 @@ class Cancelled(ChatError):
     """The question was cancelled, by a :class:`~berlin_chat.CancelToken` or by ``close()``."""
 
 
+class TooManySteps(ChatError):
+    """The model still called tools when a turn of a ``Conversation`` had run as many rounds of calls as it may."""
+
+
+class HistoryError(ChatError):
+    """A ``History`` could not be read or written: the disk is full, another program has locked the file …
+
+    Where a reply was under way, ``partial`` is what had come of it.
+    """
+
+
 class AllProvidersFailed(ChatError):
     """Every provider of a ``Fallback`` or a ``race`` failed.
 

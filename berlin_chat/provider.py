@@ -56,7 +56,7 @@ class Question(NamedTuple):
         return provider.stream(self.messages, self.model, **given)
 
 
-def _as_whole(stream: Callable[S, Pieces]) -> Callable[S, Reply]:
+def as_whole(stream: Callable[S, Pieces]) -> Callable[S, Reply]:
     """Makes ``ask`` of ``stream``: the same arguments, spelled once."""
 
     @wraps(stream)
@@ -75,7 +75,7 @@ def _as_whole(stream: Callable[S, Pieces]) -> Callable[S, Reply]:
     return cast(Callable[S, Reply], ask)
 
 
-def _as_live(stream: Callable[S, Pieces]) -> Callable[S, LiveReply]:
+def as_live(stream: Callable[S, Pieces]) -> Callable[S, LiveReply]:
     """Makes ``open`` of ``stream``, too."""
 
     @wraps(stream)
@@ -205,8 +205,8 @@ class Provider(Configured):
         settings = {"timeout": timeout, "headers": headers, "retries": retries}
         return cast(Pieces, self._put(Question(messages, model, options, limits, settings, extra_body)))  # type: ignore[arg-type]
 
-    ask = _as_whole(stream)
-    open = _as_live(stream)
+    ask = as_whole(stream)
+    open = as_live(stream)
 
     def models(
         self, *, deadline: float | None = None, cancel: CancelToken | None = None, retries: int | None = None

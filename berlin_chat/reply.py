@@ -54,10 +54,12 @@ class Event(NamedTuple):
     """A part of a reply, in the order in which it came: what ``LiveReply.events`` yields.
 
     Attributes:
-        kind: ``"text"``, ``"reasoning"``, ``"refusal"`` or ``"tool_call"``.
-        text: the next piece of it; of a tool call, of its arguments.
-        call: of a tool call, its id and name as far as they are known, and this piece of its arguments.
-        place: of a tool call, its place among ``Reply.tool_calls``.
+        kind: ``"text"``, ``"reasoning"``, ``"refusal"`` or ``"tool_call"``; in a ``Conversation`` with tools also
+            ``"tool_result"``.
+        text: the next piece of it; of a tool call, of its arguments; of a result, all of it.
+        call: of a tool call, its id and name as far as they are known, and this piece of its arguments; of a result,
+            the whole call.
+        place: of a tool call or its result, the call's place among ``Reply.tool_calls``.
     """
 
     kind: str

@@ -19,10 +19,14 @@ from berlin_chat import (
     Berlin,
     CancelToken,
     ChatError,
+    Conversation,
     Event,
     Exchange,
     Fallback,
+    Found,
     H2o,
+    History,
+    Listed,
     LiveReply,
     Metadata,
     OpenAICompatible,
@@ -30,10 +34,13 @@ from berlin_chat import (
     Race,
     Reply,
     ToolCall,
+    Turn,
     Ylokh,
     ask_many,
+    fits,
     get_provider,
     image,
+    last_turns,
     provider_names,
     race,
     stream_many,
@@ -134,6 +141,47 @@ def a_reply(reply: Reply, no_reply: str) -> None:
     text: str = reply
     reply = no_reply  # type: ignore[assignment]
     print(text, reply.tool_call)  # type: ignore[attr-defined]
+
+
+def a_conversation(provider: Provider, messages: list[dict[str, str]]) -> None:
+    def weather(city: str, days: int = 1) -> str:
+        return city * days
+
+    conversation = Conversation(provider, "Be brief.", None, [weather], model="m", max_steps=3, temperature=0.5)
+    Conversation(provider, messages=messages, trim=last_turns(3))
+    Conversation(provider, trim=fits(100, lambda message: len(message["content"])))
+    Conversation(provider, trim=lambda messages: messages[-1:])
+    assert_type(conversation.stream("Hi"), Generator[str, None, Reply])
+    assert_type(conversation.ask({"role": "user", "content": "Hi"}, "m", deadline=3, seed=1), Reply)
+    assert_type(conversation.open("Hi", timeout=(1, None)), LiveReply)
+    assert_type(conversation.messages, list[dict[str, Any]])
+    assert_type(conversation.turns, tuple[Turn, ...])
+    assert_type(conversation.turns[-1].reply, Reply | None)
+    assert_type(conversation.fork(), Conversation)
+    assert_type(conversation.undo().cut, bool)
+
+    Conversation("openai")  # type: ignore[arg-type]
+    Conversation(provider, history=messages)  # type: ignore[arg-type]
+    Conversation(provider, tools=weather)  # type: ignore[arg-type]
+    Conversation(provider, trim=3)  # type: ignore[arg-type]
+    conversation.ask()  # type: ignore[call-arg]
+    conversation.ask("Hi", retries="2")  # type: ignore[arg-type]
+
+
+def a_history(provider: Provider) -> None:
+    with History("chats.db", timeout=3) as history:
+        assert_type(history, History)
+        Conversation(provider, history=history)
+        assert_type(history.conversation(1, provider, tools=[], temperature=0.5), Conversation)
+        assert_type(history.latest(), int | None)
+        assert_type(history.conversations(limit=3), list[Listed])
+        assert_type(history.messages(1), list[dict[str, Any]])
+        assert_type(history.search("sky")[0], Found)
+        assert_type(history.jsonl(1, 2), Iterator[str])
+        assert_type(history.markdown(), Iterator[str])
+
+    History(3)  # type: ignore[arg-type]
+    Conversation(provider, history="chats.db")  # type: ignore[arg-type]
 
 
 def the_calls_of_old_code(provider: Ylokh, messages: list[dict[str, str]]) -> None:

@@ -258,7 +258,7 @@ def test_ctrl_c_says_how_much_is_kept_and_how_to_go_on(script: str, there: bytes
     process.send_signal(signal.SIGINT)
     _, complaint = process.communicate(timeout=PATIENCE)
     last = complaint.splitlines()[-1]
-    assert last == b"KeyboardInterrupt: %b prompts are answered, and kept in %b: run the same again to go on" % (
+    assert last == b"KeyboardInterrupt: %b are answered, and kept in %b: run the same again to go on" % (
         there,
         bytes(path),
     )

@@ -120,7 +120,7 @@ def test_the_bar_of_a_batch_says_all_and_the_stop_button_how_to_go_on(page: Page
     assert time.monotonic() - pressed < AT_ONCE
     last = page.output(BATCH).splitlines()[-1]
     assert last.startswith("Stopped: ")
-    assert last.endswith(" of 1,000 prompts are answered, and kept in answers.jsonl: run the same again to go on.")
+    assert last.endswith(" of 1,000 are answered, and kept in answers.jsonl: run the same again to go on.")
     assert "Traceback" not in page.output(BATCH)
     page.screenshot(BATCH, "bar-stopped")
 

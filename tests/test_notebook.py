@@ -417,7 +417,7 @@ def test_the_stop_button_ends_a_batch_and_says_how_to_go_on(
         messages = kernel.run(f"if True:{code}", seen)
     assert upstream.was_left()
     told = complaint(messages)
-    assert told == [f"Stopped: 1 of 3 prompts are answered, and kept in {file}: run the same again to go on."]
+    assert told == [f"Stopped: 1 of 3 are answered, and kept in {file}: run the same again to go on."]
 
 
 def test_the_cells_of_the_readme_run(kernel: Kernel, upstream: Upstream, server: LocalServer) -> None:

@@ -227,5 +227,5 @@ class Checkpoint:
 
 def _tell_how_to_go_on(stopped: KeyboardInterrupt, path: str, kept: int, expected: int) -> None:
     there = f"{kept:,} of {expected:,}" if expected else f"{kept:,}"
-    stopped.args = (f"{there} prompts are answered, and kept in {path}: run the same again to go on",)
+    stopped.args = (f"{there} are answered, and kept in {path}: run the same again to go on",)
     tell_in_one_line(stopped, f"Stopped: {stopped}.")

@@ -16,7 +16,7 @@ NOTHING_YET = "…"
 #: How much of the model's thoughts is shown while there is nothing else, in characters.
 THOUGHTS = 400
 #: Lets a grid have as many columns as fit.
-_GRID = "display: grid; grid-template-columns: repeat(auto-fit, minmax(min(18em, 100%), 1fr)); gap: 0.6em"
+_GRID = "display: grid; grid-template-columns: repeat(auto-fit, minmax(min(15em, 100%), 1fr)); gap: 0.6em"
 _CELL = "border: 1px solid #8886; border-radius: 4px; padding: 0.4em 0.7em; overflow-wrap: anywhere"
 _NAME = "opacity: 0.6; font-size: 85%"
 _TEXT = "white-space: pre-wrap"

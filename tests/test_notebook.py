@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -255,23 +256,43 @@ def test_each_piece_is_drawn_although_none_follows(kernel: Kernel, upstream: Ups
     assert kernel.value("reply.finish_reason, len(reply)") == "('stop', 20)"
 
 
-def test_a_fast_reply_is_drawn_twenty_times_a_second_at_most(kernel: Kernel, upstream: Upstream) -> None:
-    upstream.say(*(f"w{n} " for n in range(5000)))
-    messages = kernel.run('reply = show(provider.stream("Hi"))\nprint(reply.seconds)')
-    texts = drawn(messages)
-    seconds = float(next(content["text"] for kind, content in messages if kind == "stream"))
-    assert texts[-1].endswith("w4999 ")
+class Paced:
+    """Says a piece so many times, evenly spaced: what takes no time is drawn once."""
+
+    default_model = "m-1"
+
+    def __init__(self, piece: str, times: int, seconds: float) -> None:
+        self.said = piece * times
+        self._piece, self._times, self._pause = piece, times, seconds / times
+
+    def stream(self, messages: Any, model: str | None = None, **options: Any) -> Iterator[str]:
+        for _ in range(self._times):
+            time.sleep(self._pause)
+            yield self._piece
+
+
+def shown_paced(kernel: Kernel, paced: Paced) -> tuple[list[str], float]:
+    """All that was drawn of it, and the seconds that it took."""
+    with LocalServer(upstream=paced) as server:
+        code = f'reply = show(OpenAICompatible(base_url={server.url!r}).stream("Hi"))\nprint(reply.seconds)'
+        messages = kernel.run(code)
+    (seconds,) = (content["text"] for kind, content in messages if kind == "stream")
+    return drawn(messages), float(seconds)
+
+
+def test_a_fast_reply_is_drawn_twenty_times_a_second_at_most(kernel: Kernel) -> None:
+    paced = Paced("word ", 500, 1.0)
+    texts, seconds = shown_paced(kernel, paced)
+    assert texts[-1] == paced.said
     assert len(texts) <= seconds / INTERVAL + 4  # before the first piece, at it, on the way, at the end
 
 
-def test_a_long_reply_is_not_sent_again_and_again(kernel: Kernel, upstream: Upstream) -> None:
-    upstream.say(*(["x" * 999 + "\n"] * 3000))
-    messages = kernel.run('reply = show(provider.stream("Hi"))\nprint(reply.seconds)')
-    texts = drawn(messages)
-    seconds = float(next(content["text"] for kind, content in messages if kind == "stream"))
-    assert len(texts[-1]) == 3_000_000
+def test_a_long_reply_is_not_sent_again_and_again(kernel: Kernel) -> None:
+    paced = Paced("x" * 1999 + "\n", 100, 1.5)
+    texts, seconds = shown_paced(kernel, paced)
+    assert texts[-1] == paced.said
     # One more may be under way, and the last is always drawn.
-    assert sum(map(len, texts)) <= seconds * RATE + 2 * 3_000_000
+    assert sum(map(len, texts)) <= seconds * RATE + 2 * len(paced.said)
 
 
 def test_no_thread_is_left_when_a_reply_is_whole(kernel: Kernel, upstream: Upstream) -> None:

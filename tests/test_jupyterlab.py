@@ -11,7 +11,7 @@ import pytest
 
 from berlin_chat import InvalidRequest
 from berlin_chat.server import LocalServer
-from jupyterlab import MISSING, Page, lab, until
+from lab import MISSING, Page, lab, until
 from upstream import Upstream
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)

@@ -349,7 +349,7 @@ def test_chat_goes_on_with_what_was_said_until_it_is_to_begin_anew(
 ) -> None:
     for question in (
         chat(server, "one", '-s "Be brief."'),
-        "%%chat\ntwo",
+        "%%chat -p openai\ntwo",
         "%%chat -m other third\nthree",
         "%%chat -n\nfour",
     ):

@@ -33,17 +33,18 @@ class ChatMagics(Magics):
         self._namespace: dict[str, Any] = shell.user_ns
         self._conversation: Conversation | None = None
         self._settings: dict[str, str] = {}
+        self._providers: list[Provider] = []  # of all conversations, for who has got one may go on with it
         self._server: Any = None
         atexit.register(self.close)
 
     def close(self) -> None:
-        """Ends the conversation, and all that was opened for it."""
+        """Ends the conversation, and closes all that was opened for it."""
         atexit.unregister(self.close)
-        if self._conversation is not None:
-            self._conversation.provider.close()
-        if self._server is not None:
-            self._server.close()
+        for opened in (*self._providers, self._server):
+            if opened is not None:
+                opened.close()
         self._conversation = self._server = None
+        self._providers.clear()
 
     @magic_arguments()
     @argument("-p", "--provider", metavar="NAME", help="The protocol: openai, ylokh, berlin, h2o or acytoo.")
@@ -93,42 +94,37 @@ class ChatMagics(Magics):
         """The conversation that these options ask for: the one before, unless they want another."""
         names = ("provider", "base_url", "model", "system")
         wanted = {name: value for name in names if (value := getattr(given, name)) is not None}
-        kept = dict(self._settings)
-        if not {"provider", "base_url"}.isdisjoint(wanted):
-            kept = {"system": kept["system"]} if "system" in kept else {}  # what else is kept was another server's
+        kept = self._settings
+        if any(wanted.get(name, kept.get(name)) != kept.get(name) for name in ("provider", "base_url")):
+            kept = {"system": kept.get("system", "")}  # all else is another server's
         settings = {**kept, **wanted}
-        old = self._conversation
-        is_new = old is None or given.new or given.system is not None
-        if old is None or is_new or settings != self._settings:
-            provider = self._provider(**{name: value for name, value in settings.items() if name != "system"})
-            messages = [] if old is None or is_new else old.messages
-            system = settings.get("system") or None if is_new else None  # else it is the first of the messages
-            self._conversation = Conversation(provider, system, messages=messages)
-            self._settings = settings
-            if old is not None:
-                old.provider.close()
-        assert self._conversation is not None
-        return self._conversation
-
-    def _provider(self, **settings: str) -> Provider:
+        system = settings.pop("system", "")
         name, configuration = chosen(**settings)
+        settings.update(provider=name, system=system)
+        old = self._conversation
+        begins = old is None or given.new or given.system is not None
+        if old is None or begins or settings != self._settings:
+            messages = [] if old is None or begins else old.messages
+            first = system or None if begins else None  # else it is among the messages
+            self._conversation = old = Conversation(self._provider(name, configuration), first, messages=messages)
+            self._settings = settings
+        return old
+
+    def _provider(self, name: str, configuration: dict[str, str]) -> Provider:
         provider = get_provider(name, **configuration)
-        if provider.base_url is not None or provider.name not in PROVIDERS:
-            return provider
-        if self._server is None:
-            try:
+        if provider.base_url is None and provider.name in PROVIDERS:
+            if self._server is None:
                 from ..server import LocalServer
 
                 self._server = LocalServer().start()
-            except ImportError:
-                return provider  # which says itself what it needs
-            print("No address is configured, so an echo inside this notebook answers, no model: see --base-url.")
-        answered: Provider = self._server.provider(name, **configuration)
-        return answered
+                print("No address is configured, so an echo inside this notebook answers, no model: see --base-url.")
+            provider = self._server.provider(name, **configuration)
+        self._providers.append(provider)
+        return provider
 
     def _ask(self, conversation: Conversation, question: str, variable: str) -> None:
         """Asks, shows what comes, and keeps it, however it ends."""
-        turns = len(conversation.turns)
+        reply, turns = Reply(), len(conversation.turns)
         live = conversation.open(question)
         try:
             reply = show(live)

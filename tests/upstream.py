@@ -28,12 +28,10 @@ class Upstream:
         self.pieces: SimpleQueue[str | None] = SimpleQueue()
         self.asked: list[Any] = []
         self.left = 0
-        self.begun = threading.Event()
         self.ended = threading.Event()
 
     def stream(self, messages: Any, model: str | None = None, **options: Any) -> Iterator[str]:
         self.asked.append(messages)
-        self.begun.set()
         self.ended.clear()
         try:
             while (piece := self.pieces.get(timeout=PATIENCE)) is not END:
@@ -43,6 +41,13 @@ class Upstream:
             raise
         finally:
             self.ended.set()
+
+    def has_been_asked(self, times: int) -> bool:
+        """Waits until so many questions have arrived; says whether they have."""
+        until = time.monotonic() + PATIENCE
+        while len(self.asked) < times and time.monotonic() < until:
+            time.sleep(0.01)
+        return len(self.asked) >= times
 
     def was_left(self) -> bool:
         """Whether its reader has gone, which the server sees when it sends more."""

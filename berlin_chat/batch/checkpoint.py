@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 from typing import Any
 
@@ -34,6 +35,7 @@ class Checkpoint:
         description: what is asked of whom, see ``description.described``; None where that does not matter.
         has_keys: whether a prompt is known by its key, and not by its place.
         expected: how many prompts there are, 0 where that is not known.
+        is_watched: whether people see how it goes on, so that they are told where it is left.
         ask_anew: whether answers to other questions are asked anew; otherwise they are refused.
         first: the lowest index that has an answer, None where there is none.
         how_to_ask_anew: what errors advise.
@@ -45,7 +47,7 @@ class Checkpoint:
         self.path = os.fspath(path)
         self.description: dict[str, Any] | None = None
         self.has_keys = False
-        self.expected = 0
+        self.expected, self.is_watched = 0, False
         self.ask_anew = False
         self._format: Format = format or PlainFormat()
         self._lock = threading.RLock()  # for Ctrl-C may leave it held by the thread that closes the file
@@ -216,8 +218,8 @@ class Checkpoint:
     def __exit__(self, kind: object = None, error: object = None, traceback: object = None) -> None:
         """Closes it; Ctrl-C, or a notebook's stop button, then says how to go on."""
         self.close()
-        if isinstance(error, KeyboardInterrupt):
-            _tell_how_to_go_on(error, self.path, len(self._places), self.expected)
+        if isinstance(error, (KeyboardInterrupt, GeneratorExit)):
+            _tell_how_to_go_on(error, self)
 
     def close(self) -> None:
         """Forces everything to the disk, and closes the file."""
@@ -225,7 +227,12 @@ class Checkpoint:
             self._journal.close()
 
 
-def _tell_how_to_go_on(stopped: KeyboardInterrupt, path: str, kept: int, expected: int) -> None:
+def _tell_how_to_go_on(stopped: BaseException, checkpoint: Checkpoint) -> None:
+    kept, expected = len(checkpoint._places), checkpoint.expected
     there = f"{kept:,} of {expected:,}" if expected else f"{kept:,}"
-    stopped.args = (f"{there} are answered, and kept in {path}: run the same again to go on",)
-    tell_in_one_line(stopped, f"Stopped: {stopped}.")
+    said = f"{there} are answered, and kept in {checkpoint.path}: run the same again to go on"
+    if isinstance(stopped, KeyboardInterrupt):
+        stopped.args = (said,)
+        tell_in_one_line(stopped, f"Stopped: {said}.")
+    elif checkpoint.is_watched and kept != expected:  # what ended the loop did not come here, and cannot say it
+        print(f"Stopped: {said}.", file=sys.stderr)

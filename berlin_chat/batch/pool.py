@@ -82,7 +82,8 @@ def ask_many(
         checkpoint: a file to which each answer is appended. With the same file, only what is missing is asked: the
             answers of prompts with keys are known by them, in whatever order they come; those of others, by their
             places. Errors are not kept: they are asked again. One batch at a time writes to a file. Where Ctrl-C ends
-            the batch, the text of the ``KeyboardInterrupt`` says how much is kept.
+            the batch, the text of the ``KeyboardInterrupt`` says how much is kept; with a progress bar, a line below it
+            does wherever your loop is left.
         checkpoint_mismatch: what becomes of answers in the file to other questions, of another provider (class,
             address), with another model or other options, or to other prompts: ``"refuse"`` the file, or ``"ask"``
             those prompts anew.
@@ -126,7 +127,7 @@ def ask_many(
         checked_labels(prompts)
     kept = _opening(checkpoint, checkpoint_mismatch, described(provider, model, options), has_keys)
     if kept is not None:
-        kept.expected = length_hint(prompts)
+        kept.expected, kept.is_watched = length_hint(prompts), progress
     if executor is None or isinstance(executor, ThreadPoolExecutor):
         ahead = AHEAD_IN_TURN if ordered else AHEAD
         in_flight: InFlight[Answer] = InFlight(executor, workers, ahead, cancel)

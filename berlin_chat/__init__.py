@@ -16,6 +16,7 @@ from .batch.pieces import stream_many
 from .batch.pool import ask_many
 from .cancellation import CancelToken
 from .conversations.conversation import Conversation
+from .conversations.history import Found, History, Listed
 from .conversations.trimming import fits, last_turns
 from .conversations.turns import Turn
 from .errors import (
@@ -67,9 +68,12 @@ __all__ = [
     "Event",
     "Exchange",
     "Fallback",
+    "Found",
     "H2o",
+    "History",
     "HistoryError",
     "InvalidRequest",
+    "Listed",
     "LiveReply",
     "Message",
     "Messages",

@@ -15,6 +15,16 @@ class Forkable(Protocol):
         """Starts afresh."""
 
 
+class Parting(Protocol):
+    """Has something open that a fork must not copy, such as a database with its locks."""
+
+    def before_fork(self) -> None:
+        """Closes it, and lets nobody open it again before ``after_fork``; called by the thread that forks."""
+
+    def after_fork(self) -> None:
+        """Lets it be opened again; called by the thread that has forked, in both processes."""
+
+
 class Ending(Protocol):
     """Has something under way that must not outlive the process."""
 
@@ -25,12 +35,18 @@ class Ending(Protocol):
 # State of the module, for there is one fork and one end a process. Objects stand here only as long as they live; each
 # line that changes a set is one call of a built-in function, so that no lock is needed.
 _forkable: weakref.WeakSet[Forkable] = weakref.WeakSet()
+_parting: weakref.WeakSet[Parting] = weakref.WeakSet()
 _ending: weakref.WeakSet[Ending] = weakref.WeakSet()
 
 
 def after_fork(one: Forkable) -> None:
     """Has it reset in each child process that a fork makes."""
     _forkable.add(one)
+
+
+def around_fork(one: Parting) -> None:
+    """Has it told before and after each fork."""
+    _parting.add(one)
 
 
 def at_exit(one: Ending) -> None:
@@ -43,6 +59,16 @@ def _reset_all() -> None:
         one.reset()
 
 
+def _before_fork() -> None:
+    for one in sorted(_parting, key=id):  # in one order, for two threads may fork at once, and each waits for locks
+        one.before_fork()
+
+
+def _after_fork() -> None:
+    for one in list(_parting):
+        one.after_fork()
+
+
 def _end_all() -> None:
     for one in list(_ending):
         one.end()
@@ -51,3 +77,4 @@ def _end_all() -> None:
 atexit.register(_end_all)
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
     os.register_at_fork(after_in_child=_reset_all)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

@@ -23,7 +23,10 @@ from berlin_chat import (
     Event,
     Exchange,
     Fallback,
+    Found,
     H2o,
+    History,
+    Listed,
     LiveReply,
     Metadata,
     OpenAICompatible,
@@ -160,6 +163,22 @@ def a_conversation(provider: Provider, messages: list[dict[str, str]]) -> None:
     Conversation(provider, trim=3)  # type: ignore[arg-type]
     conversation.ask()  # type: ignore[call-arg]
     conversation.ask("Hi", retries="2")  # type: ignore[arg-type]
+
+
+def a_history(provider: Provider) -> None:
+    with History("chats.db", timeout=3) as history:
+        assert_type(history, History)
+        Conversation(provider, history=history)
+        assert_type(history.conversation(1, provider, tools=[], temperature=0.5), Conversation)
+        assert_type(history.latest(), int | None)
+        assert_type(history.conversations(limit=3), list[Listed])
+        assert_type(history.messages(1), list[dict[str, Any]])
+        assert_type(history.search("sky")[0], Found)
+        assert_type(history.jsonl(1, 2), Iterator[str])
+        assert_type(history.markdown(), Iterator[str])
+
+    History(3)  # type: ignore[arg-type]
+    Conversation(provider, history="chats.db")  # type: ignore[arg-type]
 
 
 def the_calls_of_old_code(provider: Ylokh, messages: list[dict[str, str]]) -> None:

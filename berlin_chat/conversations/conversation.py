@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, cast
 
 from ..cancellation import CancelToken, Deadline, Limits
@@ -106,6 +107,14 @@ class Conversation:
         vars(self).update(state)
         self._begin_life()
 
+    @classmethod
+    def resumed(cls, turns: Iterable[Turn], id: int, provider: Provider, **settings: Any) -> Conversation:
+        """Returns one that goes on with turns which its history has; for ``History.conversation``."""
+        made = cls(provider, **settings)
+        made.id = id
+        made._turns.extend(turns)
+        return made
+
     # What was said
 
     @property
@@ -130,7 +139,7 @@ class Conversation:
         if not self._turns:
             raise InvalidRequest("there is no turn to take back")
         turn = self._turns.pop()
-        turn.undone = True
+        turn.undo()
         if self.id is not None:
             self._write(turn)
         return turn
@@ -256,10 +265,8 @@ class Conversation:
 
     def _write_if_possible(self, turn: Turn) -> None:
         """The same for what the end of the turn writes in any case."""
-        try:
+        with suppress(HistoryError):
             self._write(turn)
-        except HistoryError:
-            pass
 
 
 def _checked_provider(provider: Any) -> Provider:

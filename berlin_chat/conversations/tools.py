@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, get_type_hints
 
 from ..errors import Cancelled, InvalidRequest, ProtocolError
-from ..reply import ToolCall
+from ..reply import ToolCall, whole_characters
 from .schemas import Unsuitable, schema_of, values_of
 
 log = logging.getLogger("berlin_chat")
@@ -104,7 +104,7 @@ class Tools:
         except Exception as error:
             log.warning("The tool %s raised %s, which the model is told.", call.name, type(error).__name__)
             log.debug("The tool %s failed.", call.name, exc_info=True)
-            return f"Error: {type(error).__name__}: {error}"
+            return whole_characters(f"Error: {type(error).__name__}: {error}")
 
 
 def _tool(function: Any) -> Tool:
@@ -160,5 +160,5 @@ def _documentation(text: str) -> tuple[str, dict[str, str]]:
 def _text(result: Any) -> str:
     """What a function returned, as text for the model."""
     if isinstance(result, str):
-        return result
+        return whole_characters(result)
     return json.dumps(result, ensure_ascii=False, default=str)

@@ -46,11 +46,13 @@ class Turn:
     Attributes:
         entries: its messages one by one, with what is known of each.
         undone: whether it was taken back.
+        number: its number in a record, None where it is in none.
     """
 
     def __init__(self, messages: Iterable[dict[str, Any]], entries: Iterable[Entry] = ()) -> None:
         self.entries = [*map(Entry, messages), *entries]
         self.undone = False
+        self.number: int | None = None
         self._growing: Entry | None = None
         self._parts: list[str] = []
 
@@ -69,13 +71,19 @@ class Turn:
 
     @property
     def reply(self) -> Reply | None:
-        """The last whole reply in it; None where there is none, or where it was read from a record."""
+        """The last whole reply in it; None where there is none, or where the turn was read from a history."""
         return next((entry.reply for entry in reversed(self.entries) if entry.reply is not None), None)
 
     @property
     def answered(self) -> bool:
         """Whether anything came."""
         return any(entry.message["role"] == "assistant" for entry in self.entries)
+
+    def undo(self) -> None:
+        """Marks it as taken back."""
+        self.undone = True
+        for entry in self.entries:
+            entry.changed()
 
     def copy(self) -> Turn:
         """Returns one that no record knows of."""

@@ -27,6 +27,7 @@ class ChatError(RuntimeError):
         partial: all text that had been received before the error, ``""`` where there was none.
         attempts: how often the question was sent, counting retries.
         retry_after: the seconds that the server asked to wait (``Retry-After``), None where it did not say.
+        request_id: the server's name for the request (``X-Request-Id``), None where it did not say.
 
     The exception that led to it, where there was one, is its ``__cause__``. It can be pickled.
     """
@@ -44,6 +45,7 @@ class ChatError(RuntimeError):
         partial: str = "",
         attempts: int = 0,
         retry_after: float | None = None,
+        request_id: str | None = None,
     ) -> None:
         super().__init__(message)
         self.provider = provider
@@ -55,6 +57,12 @@ class ChatError(RuntimeError):
         self.partial = partial
         self.attempts = attempts
         self.retry_after = retry_after
+        self.request_id = request_id
+
+    @property
+    def status_code(self) -> int | None:
+        """The same as ``status``, by the name that OpenAI's package has for it."""
+        return self.status
 
     def __str__(self) -> str:
         place = " at ".join(part for part in (self.provider, self.url) if part)

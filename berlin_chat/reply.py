@@ -152,7 +152,7 @@ class Reply(str, Facts):
 
     def _repr_markdown_(self) -> str:
         """What a notebook shows: Markdown, in which HTML is text."""
-        from .markdown import harmless  # here, for who shows nothing needs none of it
+        from .sanitizer import harmless  # here, for who shows nothing needs none of it
 
         return harmless(str(self))
 

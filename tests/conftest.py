@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -86,3 +87,11 @@ def cluster() -> Iterator[Any]:
         ) as cluster,
     ):
         yield cluster
+
+
+def pytest_collection_finish() -> None:
+    """What stands there before the first test is no garbage, and looking through it takes a second each time."""
+    import hypothesis  # noqa: F401 - it looks for what refers to things, which nobody finds any more afterwards
+
+    gc.collect()
+    gc.freeze()

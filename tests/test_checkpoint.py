@@ -198,8 +198,8 @@ for answer in ask_many(provider, (f"q{n}" for n in range(int(sys.argv[3]))), max
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
-def test_twenty_kills_at_random_moments_lose_nothing_and_ask_nothing_again(path: Path, wire: Wire) -> None:
-    count, chance = 600, random.Random(20)
+def test_fifty_kills_at_random_moments_lose_nothing_and_ask_nothing_again(path: Path, wire: Wire) -> None:
+    count, chance = 1500, random.Random(50)
     on_disk: set[str] = set()
     asked_again: set[str] = set()
     due = threading.Event()
@@ -215,7 +215,7 @@ def test_twenty_kills_at_random_moments_lose_nothing_and_ask_nothing_again(path:
 
     wire.on(*YLOKH.route, answer)
     command = [sys.executable, "-c", SCRIPT, wire.url, str(path), str(count)]
-    for _ in range(20):
+    for _ in range(50):
         left[0] = chance.randint(1, 25)
         due.clear()
         process = subprocess.Popen(command)
@@ -291,6 +291,29 @@ def test_a_file_of_one_line_without_its_end_is_left_untouched(
         list(ask_many(provider, prompts(3), checkpoint=path))
     assert path.read_bytes() == content
     assert wire.requests == []
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize("index", ["-1", "1.5", "true", '"0"', "null", "Infinity", "NaN", "1e400", "1" * 4000, DEEP])
+def test_an_index_that_is_none_is_an_error_with_its_line(
+    index: str, provider: Provider, path: Path, wire: Wire
+) -> None:
+    list(ask_many(provider, prompts(2), checkpoint=path))
+    wire.requests.clear()
+    whole, broken = path.read_text().splitlines()
+    beginning = '{"index": '
+    path.write_text(f"{whole}\n{beginning}{index}{broken[len(beginning) + 1 :]}\n")
+    with pytest.raises(InvalidRequest, match="line 2, is no answer of a batch"):
+        list(ask_many(provider, prompts(2), checkpoint=path))
+    assert wire.requests == []
+
+
+def test_an_answer_that_is_nested_too_deeply_is_an_error_with_its_place(provider: Provider, path: Path) -> None:
+    path.write_text(f'{{"index": 0, "prompt": "q0", "reply": "q0", "usage": {DEEP}}}\n')
+    with pytest.raises(InvalidRequest, match="the answer at byte 0 cannot be read"):
+        list(ask_many(provider, prompts(1), checkpoint=path))
 
 
 def test_a_foreign_line_behind_answers_is_left_untouched(provider: Provider, path: Path) -> None:

@@ -16,7 +16,7 @@ from .keys import Asked, key_bytes, number_of, written
 from .places import Places
 
 #: What a line raises that is no answer.
-_WRONG = (ValueError, KeyError, TypeError, AttributeError)
+_WRONG = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 class Checkpoint:
@@ -112,7 +112,7 @@ class Checkpoint:
 
     def _parsed(self, line: bytes) -> Recorded:
         recorded = self._format.decode(json.loads(line))
-        if recorded.index < 0 or not isinstance(recorded.asked, (dict, type(None))):
+        if not 0 <= recorded.index < 10**18 or not isinstance(recorded.asked, (dict, type(None))):
             raise ValueError(line)
         return recorded
 
@@ -125,7 +125,7 @@ class Checkpoint:
         beginning = self._format.beginning
         try:
             json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             return line.startswith(beginning) or (place > 0 and beginning.startswith(line))
         return False
 

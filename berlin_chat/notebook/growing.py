@@ -7,8 +7,8 @@ import os
 from typing import Any
 
 from ..errors import ChatError
-from ..markdown import harmless
 from ..reply import Event, Reply
+from ..sanitizer import harmless
 from .drawing import notebook
 
 #: What stands where nothing has come yet.

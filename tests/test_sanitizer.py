@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from berlin_chat import Reply
-from berlin_chat.markdown import harmless
+from berlin_chat.sanitizer import harmless
 
 TAG = re.compile(r"<(/?[A-Za-z!?][^>]*)>?")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import signal
 import textwrap
@@ -519,6 +520,18 @@ def test_any_pieces_can_be_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert show(["a", "b\n"]) == "ab\n"
     assert show("text") == show(Reply("text")) == "text"
     assert capsys.readouterr().out == "ab\ntext\ntext\n"
+
+
+def test_a_reply_that_is_shown_keeps_what_is_known_about_it() -> None:
+    reply = show(show(Reply("text", model="m-1", usage={"total_tokens": 3})))
+    assert (reply, reply.model, reply.usage) == ("text", "m-1", {"total_tokens": 3})
+    copy = pickle.loads(pickle.dumps(reply))
+    assert (copy, copy.model) == ("text", "m-1")
+
+
+def test_nothing_stands_where_nothing_came(kernel: Kernel, upstream: Upstream) -> None:
+    messages = kernel.run("reply = show([])")
+    assert drawn(messages) == ["…", ""]
 
 
 def test_several_replies_are_printed_one_after_the_other(capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,11 +26,19 @@ _FAILED = "color: #c62828"
 class Growing:
     """A reply, or several in a grid if its first part is one of several.
 
-    ``content`` may be called by any thread, all else by the one that reads them.
+    Until it is left, something stands for what has not come yet. ``content`` may be called by any thread, all else
+    by the one that reads the replies.
     """
 
     def __init__(self) -> None:
         self._replies: OneReply | Grid = OneReply()
+        self._waits = True
+
+    def __enter__(self) -> Growing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._waits = False
 
     def add(self, part: Any) -> None:
         """Takes what has come: a piece of text, an event, or both of one reply's number and its piece or error."""
@@ -48,7 +56,7 @@ class Growing:
 
     def content(self) -> dict[str, str]:
         """All that is to be shown, by MIME types."""
-        return self._replies.content()
+        return self._replies.content(NOTHING_YET if self._waits else "")
 
     def result(self, whole: Any) -> Any:
         """What came in the end, as one that has been shown in this cell."""
@@ -79,19 +87,19 @@ class OneReply:
         *_, last = "\n", *self._text[-1:], *self._refusal[-1:]
         return "" if last.endswith("\n") else "\n"
 
-    def content(self) -> dict[str, str]:
+    def content(self, nothing: str) -> dict[str, str]:
         # Markdown, or the last thoughts where there is no text yet.
         text = "".join(self._text + self._refusal)
         if text or not self._thoughts:
-            return {"text/markdown": harmless(text) or NOTHING_YET, "text/plain": text or NOTHING_YET}
+            return {"text/markdown": harmless(text) or nothing, "text/plain": text or nothing}
         thoughts = " ".join("".join(self._thoughts).split())
-        shown = thoughts if len(thoughts) <= THOUGHTS else NOTHING_YET + thoughts[-THOUGHTS:]
+        shown = thoughts if len(thoughts) <= THOUGHTS else f"…{thoughts[-THOUGHTS:]}"
         quoted = f'<span style="opacity: 0.6">{html.escape(shown)}</span>'
         return {"text/html": quoted, "text/plain": shown}
 
     def result(self, whole: Any) -> ShownReply:
         reply = whole if isinstance(whole, Reply) else Reply("".join(self._text))
-        return ShownReply(reply, **vars(reply))
+        return ShownReply(reply, **{name: fact for name, fact in vars(reply).items() if name != "cell"})
 
 
 class Grid:
@@ -115,7 +123,7 @@ class Grid:
     def rest(self) -> str:
         return self.content()["text/plain"] + "\n"
 
-    def content(self) -> dict[str, str]:
+    def content(self, nothing: str = "") -> dict[str, str]:
         cells, plain = [], []
         for index, parts in sorted(dict(self._texts).items()):
             text = "".join(parts)
@@ -124,8 +132,8 @@ class Grid:
             body = f'<div style="{_TEXT}">{html.escape(text)}</div><div style="{_FAILED}">{html.escape(failed)}</div>'
             cells.append(f'<div style="{_CELL}"><div style="{_NAME}">{index}</div>{body}</div>')
             plain.append(f"{index}: " + "\n".join(filter(None, (text, failed))))
-        shown = f'<div style="{_GRID}">{"".join(cells)}</div>' if cells else NOTHING_YET
-        return {"text/html": shown, "text/plain": "\n\n".join(plain) or NOTHING_YET}
+        shown = f'<div style="{_GRID}">{"".join(cells)}</div>' if cells else nothing
+        return {"text/html": shown, "text/plain": "\n\n".join(plain) or nothing}
 
     def result(self, whole: Any) -> ShownReplies:
         return ShownReplies(

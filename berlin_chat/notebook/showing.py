@@ -52,11 +52,11 @@ def show(pieces: Iterable[Any]) -> Any:
     >>> reply.finish_reason
     'stop'
     """
-    source = _Source([pieces] if isinstance(pieces, str) else pieces)
+    source = _Source(pieces)
     growing = Growing()
     drawing = Page(growing.news, growing.rest) if notebook() is None else Canvas(growing.content)
     try:
-        with drawing, source:
+        with drawing, growing, source:
             for part in source:
                 growing.add(part)
                 drawing.changed()
@@ -81,6 +81,9 @@ class _Source:
         if isinstance(self._pieces, LiveReply):
             yield from self._pieces.events()
             self.whole = self._pieces.reply
+        elif isinstance(self._pieces, str):
+            yield self._pieces
+            self.whole = self._pieces
         else:
             self.whole = yield from self._pieces
 

@@ -378,8 +378,8 @@ def test_markdown_can_be_read(provider: Provider, wire: Wire, history: History) 
 
 
 def test_what_is_deleted_is_in_none_of_the_files(provider: Provider, wire: Wire, history: History, file: Path) -> None:
-    replies(wire, text("Whisper-4711"), text("b"))
-    Conversation(provider, history=history).ask("Tell me a Secret-0815!")
+    replies(wire, text("Whisper-4711 " * 2000), text("b"))
+    Conversation(provider, history=history).ask("Tell me a Secret-0815! " * 2000)
     Conversation(provider, history=history).ask("two")
     assert b"Whisper-4711" in everything(file)
     history.delete(1)
@@ -520,6 +520,21 @@ def test_a_closed_history_says_so(provider: Provider, file: Path) -> None:
     with pytest.raises(InvalidRequest, match="was closed"):
         Conversation(provider, history=history).ask("Hi")
     assert not list(file.parent.glob("*-wal"))
+
+
+@pytest.mark.parametrize("using", ["SELECT * FROM messages", "DELETE FROM messages"], ids=["read", "write"])
+def test_a_file_that_another_program_uses_without_wal_is_waited_for(using: str, file: Path) -> None:
+    History(file).close()
+    changed(file, "PRAGMA journal_mode = DELETE")
+    other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    other.execute(using)
+    release = threading.Timer(0.2, other.execute, ["COMMIT"])
+    release.start()
+    with History(file, timeout=5) as history:
+        assert history.conversations() == []
+    release.join()
+    other.close()
 
 
 # What can go wrong with it

@@ -9,6 +9,7 @@ import json
 import os
 import threading
 from collections.abc import Collection, Mapping
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -33,6 +34,16 @@ def checked_url(url: Any, source: str) -> str:
     if "@" in parts.netloc:
         raise InvalidRequest(f"{source} holds a user name or password: give headers={{'Authorization': …}} instead")
     return str(url).strip().rstrip("/")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine by its very name: RFC 6761, section 6.3."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def checked_proxy(proxy: Any) -> str | None:

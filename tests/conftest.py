@@ -14,6 +14,14 @@ import pytest
 from berlin_chat import Provider, get_provider
 from wire import SPEECHES, Script, Speech, Wire
 
+pytest_plugins = ["pytester"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Loads our own plugin, which setup.cfg keeps from being loaded before coverage is measured."""
+    config.pluginmanager.unblock("berlin_chat.testing")
+    config.pluginmanager.import_plugin("berlin_chat.testing")
+
 
 @pytest.fixture(autouse=True)
 def _no_configuration_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:

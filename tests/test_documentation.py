@@ -179,10 +179,15 @@ def test_a_script_that_leaves_the_machine_would_fail(outside: str, tmp_path: Pat
 NAMED = {
     "berlin_chat.notebook": "`berlin_chat[notebook]`",
     "berlin_chat.server": "`berlin_chat[server]`",
+    "berlin_chat.testing": "`berlin_chat[server]`",
     "dask": "`berlin_chat[dask]`",
     "distributed": "`berlin_chat[dask]`",
     "responses": "`pip install responses`",
     "pandas": "`pip install pandas`",
+    "flask": "`pip install flask gunicorn`",
+    "django": "`pip install django`",
+    "celery": "`pip install celery`",
+    "vcr": "`pip install vcrpy`",
     "ray": "`pip install ray`",
 }
 
@@ -195,7 +200,7 @@ def imported(block: str) -> set[str]:
             names.update(name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom):
             names.update(f"{node.module}.{name.name}" for name in node.names)
-    ours = ("berlin_chat.notebook", "berlin_chat.server")
+    ours = ("berlin_chat.notebook", "berlin_chat.server", "berlin_chat.testing")
     extras = {extra for extra in ours if any(name.startswith(extra) for name in names)}
     others = {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"berlin_chat"}
     return others | extras

@@ -22,7 +22,7 @@ from ..errors import ChatError, ProtocolError, StreamInterrupted
 from ..process import after_fork, at_exit
 from ..redaction import Redactor, secrets_in_cookies, secrets_in_headers
 from ..validation import Headers, Settings, Timeout
-from .connections import READ_SIZE, Adapter, Owner, Session, close_pool, limit, make_interruptible, reader, working_for
+from .connections import READ_SIZE, Adapter, Owner, Session, close_pool, make_interruptible, reader, working_for
 from .failures import explanation, page_error, status_error
 from .retries import is_transient, retry_policy
 
@@ -332,12 +332,11 @@ class Exchange(Owner):
         if self._ahead is not None:
             ahead, self._ahead = self._ahead, None
             return ahead
-        encoding = response.headers.get("Content-Encoding", "identity")
-        received = self._received(response)
+        read, encoding = reader(response)
+        received = self._received(response, read)
         return received if encoding == "identity" else self._decompressed(received, encoding)
 
-    def _received(self, response: requests.Response) -> Iterator[bytes]:
-        read = reader(response.raw)
+    def _received(self, response: requests.Response, read: Callable[[int], bytes]) -> Iterator[bytes]:
         while True:
             if self._stopped:
                 self.check()
@@ -377,7 +376,7 @@ class Exchange(Owner):
         with contextlib.suppress(Exception):  # the reply is complete, whatever happens here
             while size < DRAIN_BYTES:
                 for sock in self._socket:  # none for a mock
-                    limit(sock, self.deadline, seconds)
+                    self.deadline.limit(sock, seconds)
                 if (data := next(rest, None)) is None:
                     break
                 found.append(data)

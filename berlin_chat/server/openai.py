@@ -17,7 +17,8 @@ from ..providers.h2o import H2o
 from ..providers.openai import OpenAICompatible
 from ..reply import Reply, ToolCall
 from .backend import Answer
-from .web import Endpoints, Handler, Refused, Request, Response, Stream, checked, json_response, number, numbers
+from .faults import Refused
+from .web import Endpoints, Handler, Request, Response, Stream, checked, json_response, number, numbers
 
 #: The largest ``n``, which is OpenAI's.
 MAX_CHOICES = 128
@@ -103,6 +104,9 @@ class _Answers:
         for _ in range(self._count - 1):
             self._current = self._ask()  # the one before was read to its end
             yield self._current
+
+    def begin(self) -> None:
+        self._current.begin()
 
     def close(self) -> None:
         self._current.close()

@@ -6,6 +6,7 @@ below it say which kind of failure it was. None of them ever holds a password, k
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 #: How much of what a server said is shown in an error's text, and kept as its ``body``, in characters.
@@ -135,6 +136,11 @@ class AllProvidersFailed(ChatError):
     def __init__(self, message: str, *, errors: tuple[ChatError, ...] = (), **context: Any) -> None:
         super().__init__(message, **context)
         self.errors = errors
+
+
+def tell_in_one_line(error: BaseException, line: str) -> None:
+    """Lets a notebook show this line, where it would show all that was under way: one that stops it knows where."""
+    vars(error)["_render_traceback_"] = partial(list, [line])  # what IPython calls; it can be pickled
 
 
 def start(text: str | bytes, length: int = SHOWN) -> str:

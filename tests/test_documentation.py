@@ -177,7 +177,9 @@ def test_a_script_that_leaves_the_machine_would_fail(outside: str, tmp_path: Pat
 
 #: What the text beside an example must say where the example imports this.
 NAMED = {
+    "berlin_chat.notebook": "`berlin_chat[notebook]`",
     "berlin_chat.server": "`berlin_chat[server]`",
+    "berlin_chat.testing": "`berlin_chat[server]`",
     "dask": "`berlin_chat[dask]`",
     "distributed": "`berlin_chat[dask]`",
     "responses": "`pip install responses`",
@@ -198,9 +200,10 @@ def imported(block: str) -> set[str]:
             names.update(name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom):
             names.update(f"{node.module}.{name.name}" for name in node.names)
-    extras = {name for name in names if name.startswith(("berlin_chat.server", "berlin_chat.testing"))}
+    ours = ("berlin_chat.notebook", "berlin_chat.server", "berlin_chat.testing")
+    extras = {extra for extra in ours if any(name.startswith(extra) for name in names)}
     others = {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"berlin_chat"}
-    return others | ({"berlin_chat.server"} if extras else set())
+    return others | extras
 
 
 @each_block

@@ -8,6 +8,7 @@ This is the echo of berlin_chat's own server: no model is behind it. You said: W
 """
 
 import logging
+from typing import Any
 
 from .batch.answers import Answer
 from .batch.keys import keyed
@@ -103,3 +104,10 @@ __all__ = [
 
 # A library is silent unless its user says otherwise.
 logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """What ``%load_ext berlin_chat`` calls: it brings ``%%chat``."""
+    from .notebook.magic import load
+
+    load(shell)

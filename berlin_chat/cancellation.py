@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from time import monotonic
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from .errors import APITimeoutError, Cancelled, ChatError
 
@@ -114,6 +114,16 @@ class Deadline:
             return most
         left = max(self._due - monotonic(), 0.0)
         return left if most is None else min(left, most)
+
+    def limit(self, sock: Any, timeout: float | None) -> None:
+        """Lets a socket's next operation wait for ``timeout`` seconds at the most, and not beyond this moment.
+
+        Raises:
+            TimeoutError: it has come.
+        """
+        if self.passed:
+            raise TimeoutError("the deadline has passed")
+        sock.settimeout(self.left(timeout) or 0.001)
 
     @property
     def passed(self) -> bool:

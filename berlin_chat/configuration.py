@@ -10,12 +10,15 @@ import requests
 
 from . import validation
 from .errors import InvalidRequest, ProviderNotWorking
-from .http.transport import Settings, Transport
+from .http.transport import Transport
 from .redaction import Redactor, secrets_in_address, secrets_in_headers
 
 #: Seconds for a connection, and between two reads.
 DEFAULT_TIMEOUT = (10.0, 120.0)
+#: Bytes of an answer.
+MAX_REPLY = 64 * 2**20
 
+_NOTHING: Mapping[str, Any] = {}
 _NO_ADDRESS = (
     "no base URL, and the hosted service is gone. Give base_url=…, or set BERLIN_CHAT_URL or BERLIN_CHAT_{name}_URL, or"
     " start a berlin_chat.server.LocalServer"
@@ -33,6 +36,7 @@ class Configuration(TypedDict, total=False):
     verify: bool | str
     retries: int
     pool_size: int
+    max_reply_bytes: int
     session: requests.Session | None
 
 
@@ -43,6 +47,10 @@ class Configured:
     url: ClassVar[str] = ""
     working: ClassVar[bool] = False
     default_model: ClassVar[str] = ""
+
+    #: One instance a configuration, for ``create_completion`` on the class, whose callers have nowhere to keep one;
+    #: ``dict.setdefault``, which is atomic, gives the same to all threads.
+    _shared: ClassVar[dict[Any, Configured]] = {}
 
     def __init__(
         self,
@@ -55,6 +63,7 @@ class Configured:
         verify: bool | str = True,
         retries: int = 2,
         pool_size: int = 1000,
+        max_reply_bytes: int = MAX_REPLY,
         session: requests.Session | None = None,
     ) -> None:
         given = {**locals(), "headers": dict(headers) if headers else None}
@@ -63,7 +72,7 @@ class Configured:
         self.base_url: str | None = validation.checked_url(found, source) if found else None
         self.model = model or self.default_model
         self._secrets = Redactor()
-        checked = Settings(
+        checked = validation.Settings(
             self.base_url,
             validation.checked_headers(headers),
             session,
@@ -72,6 +81,7 @@ class Configured:
             validation.checked_verify(verify),
             validation.checked_count(retries, "retries", 0),
             validation.checked_count(pool_size, "pool_size", 1),
+            validation.checked_count(max_reply_bytes, "max_reply_bytes", 1),
         )
         self._secrets.add(*secrets_in_headers(checked.headers), *secrets_in_address(checked.proxy))
         self._transport = Transport(checked, self._secrets)
@@ -115,6 +125,52 @@ class Configured:
             if value := os.environ.get(variable):
                 return value, variable
         return (self.url, "url") if self.working else (None, "")
+
+
+def arguments_of(cls: type[Configured]) -> set[str]:
+    """Returns the names of the arguments of its constructor, those that it passes on included."""
+    from inspect import signature  # here, for it costs as much as the rest of the package
+
+    known: set[str] = set()
+    for base in cls.__mro__:  # up to the first constructor that passes nothing on
+        parameters = signature(vars(base)["__init__"]).parameters if "__init__" in vars(base) else {}
+        known.update(parameters)
+        if parameters and not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+            break
+    return known
+
+
+def configured(target: Any, options: dict[str, Any], given: Mapping[str, Any] = _NOTHING) -> Any:
+    """Returns the one that answers a call on ``target``, a class or an instance; the same for equal configurations.
+
+    Args:
+        options: those of the call. ``base_url`` and ``proxy`` are taken out, and for a class all that its constructor
+            has, but for what a question may have of its own, such as headers: that needs no instance of its own.
+        given: further arguments of the constructor.
+
+    Raises:
+        InvalidRequest: the constructor has no such argument.
+    """
+    named = {name: options.pop(name, None) for name in ("base_url", "proxy")}
+    given = {**{name: value for name, value in named.items() if value is not None}, **given}
+    if not given and isinstance(target, Configured):
+        return target
+    cls: type[Configured] = target if isinstance(target, type) else type(target)
+    known = arguments_of(cls) - {"timeout", "headers", "retries"}
+    if unknown := sorted(given.keys() - known):
+        raise InvalidRequest(f"{unknown[0]} is a setting of each provider of a {cls.__name__}")
+    if "providers" in known and cls is target:
+        raise InvalidRequest(f"make a {cls.__name__} first: the class alone has no providers to ask")
+    if cls is target:
+        made = cls(**{**{name: options.pop(name) for name in list(options) if name in known}, **given})
+    else:
+        made = cls(**{**target._configuration, **given})
+    if "providers" in known:
+        return made  # its providers are what can be shared
+    # What stands for the same: the environment's part of the configuration included.
+    environment = tuple(sorted(item for item in os.environ.items() if item[0].startswith("BERLIN_CHAT_")))
+    identity = (cls, repr(sorted(made.full_configuration().items())), environment)
+    return Configured._shared.setdefault(identity, made)
 
 
 def _restored(cls: type[Configured], configuration: dict[str, Any]) -> Configured:

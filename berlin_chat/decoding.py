@@ -19,6 +19,10 @@ from .errors import ProtocolError, StreamInterrupted
 
 #: The longest line, and the most data of one event, that is read, in bytes.
 MAX_LINE = 2**20
+#: How deeply JSON may be nested.
+DEEPEST = 200
+#: A string of JSON, or a bracket outside of one.
+_BRACKETS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[][{}]', re.DOTALL)
 #: The longest JSON document that is read whole, in bytes.
 MAX_DOCUMENT = 64 * 2**20
 #: The most that is decompressed at a time, in bytes.
@@ -321,14 +325,47 @@ def text(chunks: Iterable[bytes], encoding: str = "utf-8") -> Iterator[str]:
 
     The bytes of a character that is torn apart wait for the rest of it.
     """
+    try:
+        b" ".decode(encoding, "replace")  # not all codecs are of text, and not all can replace
+    except (LookupError, ValueError):
+        raise ProtocolError("the text is in an unknown charset", detail=encoding) from None
     decode = codecs.getincrementaldecoder(encoding)("replace").decode
-    for data in without_bom(chunks):
-        if piece := decode(data):
+    try:
+        for data in without_bom(chunks):
+            if piece := decode(data):
+                yield piece
+        if piece := decode(b"", True):
             yield piece
-    if piece := decode(b"", True):
-        yield piece
+    except UnicodeError as error:
+        raise ProtocolError(f"the text is not in its charset, {encoding}", detail=str(error)) from None
 
 
+class _TooDeep(ValueError):
+    """JSON that is nested more than ``DEEPEST`` deep, so that it could be read, but not shown or written again."""
+
+
+def _check_depth(data: bytes) -> None:
+    """RFC 8259, section 9: "an implementation may set limits on the maximum depth of nesting"."""
+    if data.count(b"[") + data.count(b"{") > DEEPEST:
+        depth = 0
+        for found in _BRACKETS.finditer(data):
+            depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(found[0], 0)
+            if depth > DEEPEST:
+                raise _TooDeep("JSON nested too deeply")
+
+
+def _shallow(loads: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """A parser that refuses what is nested too deeply."""
+
+    def shallow(data: bytes) -> Any:
+        if len(data) > 2 * DEEPEST:  # fewer could not be
+            _check_depth(data)
+        return loads(data)
+
+    return shallow
+
+
+@_shallow
 def _standard_loads(data: bytes) -> Any:
     return _decode_json(data.decode())
 
@@ -344,7 +381,7 @@ def _first_loads(data: bytes) -> Any:
     except ImportError:
         _loads = _standard_loads
     else:
-        _loads = orjson.loads
+        _loads = _shallow(orjson.loads)
     return _loads(data)
 
 
@@ -365,13 +402,10 @@ def parse(data: bytes) -> Any:
     """
     try:
         return _loads(data)
+    except _TooDeep:
+        raise
     except ValueError:
-        try:
-            return _decode_json(data.decode("utf-8", "replace"))
-        except RecursionError:
-            raise ValueError("JSON nested too deeply") from None
-    except RecursionError:
-        raise ValueError("JSON nested too deeply") from None
+        return _decode_json(data.decode("utf-8", "replace"))
 
 
 def document(chunks: Iterable[bytes], behind: bytes = b"") -> dict[str, Any]:

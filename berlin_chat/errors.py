@@ -6,6 +6,7 @@ below it say which kind of failure it was. None of them ever holds a password, k
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 #: How much of what a server said is shown in an error's text, and kept as its ``body``, in characters.
@@ -26,6 +27,7 @@ class ChatError(RuntimeError):
         partial: all text that had been received before the error, ``""`` where there was none.
         attempts: how often the question was sent, counting retries.
         retry_after: the seconds that the server asked to wait (``Retry-After``), None where it did not say.
+        request_id: the server's name for the request (``X-Request-Id``), None where it did not say.
 
     The exception that led to it, where there was one, is its ``__cause__``. It can be pickled.
     """
@@ -43,6 +45,7 @@ class ChatError(RuntimeError):
         partial: str = "",
         attempts: int = 0,
         retry_after: float | None = None,
+        request_id: str | None = None,
     ) -> None:
         super().__init__(message)
         self.provider = provider
@@ -54,6 +57,12 @@ class ChatError(RuntimeError):
         self.partial = partial
         self.attempts = attempts
         self.retry_after = retry_after
+        self.request_id = request_id
+
+    @property
+    def status_code(self) -> int | None:
+        """The same as ``status``, by the name that OpenAI's package has for it."""
+        return self.status
 
     def __str__(self) -> str:
         place = " at ".join(part for part in (self.provider, self.url) if part)
@@ -127,6 +136,11 @@ class AllProvidersFailed(ChatError):
     def __init__(self, message: str, *, errors: tuple[ChatError, ...] = (), **context: Any) -> None:
         super().__init__(message, **context)
         self.errors = errors
+
+
+def tell_in_one_line(error: BaseException, line: str) -> None:
+    """Lets a notebook show this line, where it would show all that was under way: one that stops it knows where."""
+    vars(error)["_render_traceback_"] = partial(list, [line])  # what IPython calls; it can be pickled
 
 
 def start(text: str | bytes, length: int = SHOWN) -> str:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from functools import wraps
 from itertools import chain, islice
 from time import monotonic
 from types import MethodType
-from typing import Any, ClassVar, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, cast
+from typing import Any, ClassVar, Concatenate, Generic, NamedTuple, NoReturn, ParamSpec, TypeVar, cast
 
 from . import validation
 from .cancellation import CancelToken, Deadline, Limiter, Limits
-from .configuration import Configured
+from .configuration import Configured, configured
 from .errors import Cancelled, ChatError, InvalidRequest, StreamInterrupted
-from .http.transport import Exchange, Settings
+from .http.transport import Exchange
 from .live import LiveReply
 from .messages import Messages, as_list
 from .reply import Event, Metadata, Reply
@@ -141,6 +140,7 @@ class Provider(Configured):
         verify: False accepts any TLS certificate; a path names the certificates to trust.
         retries: how often a request is tried again before the first piece; 0 for never.
         pool_size: how many connections are kept for the next question. More may be open at the same time.
+        max_reply_bytes: how long an answer of the server's may be, decompressed; what has come by then is kept.
         session: your own ``requests.Session``, with its adapters, cookies and headers. You close it.
 
     Raises:
@@ -156,10 +156,6 @@ class Provider(Configured):
     known_options: frozenset[str] | None = None
     #: Options that make the server send the whole reply at once, where the protocol has them.
     unstreamed: ClassVar[dict[str, Any]] = {}
-
-    #: One instance a configuration, for ``create_completion`` on the class, whose callers have nowhere to keep one;
-    #: ``dict.setdefault``, which is atomic, gives the same to all threads.
-    _shared: ClassVar[dict[Any, Provider]] = {}
 
     # What callers use
 
@@ -245,13 +241,23 @@ class Provider(Configured):
         """The call of old g4f code, on the class or on an instance; a generator of ``str``.
 
         The synchronous twin of ``create_async_generator``. On the class it uses one shared instance a
-        configuration, so that the login is shared; arguments of the class's constructor may be given too.
-        ``stream=False`` yields the whole text as one piece. Arguments and errors are otherwise those of ``stream``.
+        configuration, so that the login is shared; arguments of the class's constructor may be given too, and
+        ``base_url`` on an instance. ``stream=False`` yields the whole text as one piece. Arguments and errors are
+        otherwise those of ``stream``.
         """
-        provider = _configured(target, proxy, options)
+        options["proxy"] = proxy
+        provider: Provider = configured(target, options)
         if stream:
             return provider.stream(messages, model, timeout=timeout, **options)
         return _whole(provider.stream(messages, model, timeout=timeout, **{**options, **provider.unstreamed}))
+
+    @classmethod
+    def create_async(cls, *_: Any, **__: Any) -> NoReturn:
+        """Refused, with the name of what old code calls instead of awaiting it."""
+        said = "there is no event loop here: create_completion has the same arguments, and is a plain generator"
+        raise InvalidRequest(said, provider=cls.name)
+
+    create_async_generator = create_async
 
     def close(self) -> None:
         """Ends what is under way with ``Cancelled``, and closes the connections (not your own session's)."""
@@ -335,7 +341,7 @@ class Provider(Configured):
         body = _encoded(self.checked_payload({**payload, **(question.extra_body or {})}))
         return self._reply(question, self._transport.settings.changed(**question.settings), model, body)
 
-    def _reply(self, question: Question, settings: Settings, model: str, body: bytes) -> Parts:
+    def _reply(self, question: Question, settings: validation.Settings, model: str, body: bytes) -> Parts:
         started = monotonic()
         first: float | None = None
         received: list[str] = []
@@ -388,40 +394,9 @@ class Provider(Configured):
         if exchange is not None:
             error.partial = partial
             error.attempts = exchange.attempts
+            error.request_id = exchange.headers.get("x-request-id")
         self._transport.clean(error, exchange.settings.headers if exchange else {})
         return error
-
-
-def _configured(target: Any, proxy: str | None, options: dict[str, Any]) -> Provider:
-    """The provider for a call of ``create_completion``; takes the constructor's arguments out of ``options``.
-
-    Those that a question may have of its own, such as headers, stay: they need no provider of their own.
-    """
-    given = {} if proxy is None else {"proxy": proxy}
-    if not given and isinstance(target, Provider):
-        return target
-    from inspect import signature  # here, for it costs as much as the rest of the package
-
-    cls: type[Provider] = target if isinstance(target, type) else type(target)
-    known: set[str] = set()
-    for base in cls.__mro__:  # up to the first constructor that passes nothing on
-        parameters = signature(vars(base)["__init__"]).parameters if "__init__" in vars(base) else {}
-        known.update(parameters)
-        if parameters and not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
-            break
-    known -= {"timeout", "headers", "retries"}
-    if not given.keys() <= known:
-        raise InvalidRequest(f"proxy is a setting of each provider of a {cls.__name__}")
-    if cls is not target:
-        provider = cls(**{**target._configuration, **given})
-    elif "base_url" in known:
-        provider = cls(**given, **{name: options.pop(name) for name in list(options) if name in known})
-    else:
-        raise InvalidRequest(f"make a {cls.__name__} first: on the class, create_completion is for single providers")
-    # What stands for the same: the environment's part of the configuration included.
-    environment = tuple(sorted(item for item in os.environ.items() if item[0].startswith("BERLIN_CHAT_")))
-    identity = (cls, repr(sorted(provider.full_configuration().items())), environment)
-    return Provider._shared.setdefault(identity, provider)
 
 
 def _whole(pieces: Iterator[str]) -> Iterator[str]:

@@ -115,6 +115,7 @@ class Redactor:
             error.args = tuple(self.redact(str(arg), more) for arg in error.args)
         if isinstance(error, ChatError):
             error.advice, error.url = self.redact(error.advice, more), error.url and self.redact(error.url, more)
+            error.request_id = error.request_id and self.redact(error.request_id, more)
             error.detail = start(self.redact(error.detail, more, torn=True), SHOWN)
             if error.body is not None:
                 error.body = start(self.redact(error.body, more, torn=True), BODY_KEPT)

@@ -151,8 +151,10 @@ class Reply(str, Facts):
         return {**message, **extra}
 
     def _repr_markdown_(self) -> str:
-        """What a notebook shows."""
-        return str(self)
+        """What a notebook shows: Markdown, in which HTML is text."""
+        from .sanitizer import harmless  # here, for who shows nothing needs none of it
+
+        return harmless(str(self))
 
 
 # While it grows

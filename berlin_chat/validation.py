@@ -1,4 +1,7 @@
-"""Checks of what callers configure: each raises InvalidRequest, which names what is wrong, and never shows a secret."""
+"""What callers configure, checked.
+
+Each check raises InvalidRequest, which names what is wrong, and never shows a secret.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,19 @@ import json
 import os
 import threading
 from collections.abc import Collection, Mapping
-from typing import Any
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from .errors import InvalidRequest
 
+if TYPE_CHECKING:
+    import requests
+
 #: Seconds for connecting, and between two reads; None for no limit.
 Timeout = tuple["float | None", "float | None"]
+#: A value of None takes a header away.
+Headers = Mapping[str, "str | None"]
 
 _PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
 
@@ -25,6 +34,16 @@ def checked_url(url: Any, source: str) -> str:
     if "@" in parts.netloc:
         raise InvalidRequest(f"{source} holds a user name or password: give headers={{'Authorization': …}} instead")
     return str(url).strip().rstrip("/")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine by its very name: RFC 6761, section 6.3."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def checked_proxy(proxy: Any) -> str | None:
@@ -131,3 +150,27 @@ def checked_fields(fields: Any, source: str, taken: Collection[str]) -> dict[str
 
 def _is_positive(number: Any) -> bool:
     return isinstance(number, (int, float)) and not isinstance(number, bool) and 0 < number < threading.TIMEOUT_MAX
+
+
+class Settings(NamedTuple):
+    """What a provider's connections were configured with: the arguments of ``Provider``, checked."""
+
+    base_url: str | None
+    headers: Headers
+    session: requests.Session | None
+    proxy: str | None
+    timeout: Timeout
+    verify: bool | str
+    retries: int
+    pool_size: int
+    max_reply_bytes: int
+
+    def changed(self, timeout: Any = None, headers: Headers | None = None, retries: int | None = None) -> Settings:
+        """Returns those of one question, whose own are checked here; None leaves the provider's."""
+        if timeout is None and not headers and retries is None:
+            return self
+        return self._replace(
+            timeout=self.timeout if timeout is None else checked_timeout(timeout),
+            headers={**self.headers, **checked_headers(headers)} if headers else self.headers,
+            retries=self.retries if retries is None else checked_count(retries, "retries", 0),
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -12,6 +13,14 @@ import pytest
 
 from berlin_chat import Provider, get_provider
 from wire import SPEECHES, Script, Speech, Wire
+
+pytest_plugins = ["pytester"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Loads our own plugin, which setup.cfg keeps from being loaded before coverage is measured."""
+    config.pluginmanager.unblock("berlin_chat.testing")
+    config.pluginmanager.import_plugin("berlin_chat.testing")
 
 
 @pytest.fixture(autouse=True)
@@ -87,3 +96,11 @@ def cluster() -> Iterator[Any]:
         ) as cluster,
     ):
         yield cluster
+
+
+def pytest_collection_finish() -> None:
+    """What stands there before the first test is no garbage, and looking through it takes a second each time."""
+    import hypothesis  # noqa: F401 - it looks for what refers to things, which nobody finds any more afterwards
+
+    gc.collect()
+    gc.freeze()

@@ -34,7 +34,7 @@ def rooms(readme: str) -> dict[str, tuple[int, int]]:
     for row, line in enumerate(found[1].splitlines()):
         folder, inside, names = line.rpartition("/ ")
         for place, name in enumerate(re.split(r",\s*|\s*·\s*", names.strip())):
-            places[f"{folder}.{name}" if inside else name] = (row, place)
+            places[f"{folder.replace('/', '.')}.{name}" if inside else name] = (row, place)
     return places
 
 

@@ -25,7 +25,7 @@ from berlin_chat.batch.checkpoint import Checkpoint
 from berlin_chat.batch.keys import Asked
 from berlin_chat.reply import Facts
 from test_pool import prompt_of, prompts, repeating
-from wire import PATIENCE, YLOKH, Connection, Recorded, Wire
+from wire import PATIENCE, YLOKH, Connection, Recorded, Wire, wait_for
 
 Make = Callable[..., Provider]
 
@@ -198,8 +198,8 @@ for answer in ask_many(provider, (f"q{n}" for n in range(int(sys.argv[3]))), max
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
-def test_twenty_kills_at_random_moments_lose_nothing_and_ask_nothing_again(path: Path, wire: Wire) -> None:
-    count, chance = 600, random.Random(20)
+def test_fifty_kills_at_random_moments_lose_nothing_and_ask_nothing_again(path: Path, wire: Wire) -> None:
+    count, chance = 1500, random.Random(50)
     on_disk: set[str] = set()
     asked_again: set[str] = set()
     due = threading.Event()
@@ -215,7 +215,7 @@ def test_twenty_kills_at_random_moments_lose_nothing_and_ask_nothing_again(path:
 
     wire.on(*YLOKH.route, answer)
     command = [sys.executable, "-c", SCRIPT, wire.url, str(path), str(count)]
-    for _ in range(20):
+    for _ in range(50):
         left[0] = chance.randint(1, 25)
         due.clear()
         process = subprocess.Popen(command)
@@ -230,6 +230,42 @@ def test_twenty_kills_at_random_moments_lose_nothing_and_ask_nothing_again(path:
     assert asked_again == set()
     assert sorted(int(line["index"]) for line in lines(path)) == list(range(count))
     assert all(line["reply"] == line["prompt"] == f"q{line['index']}" for line in lines(path))
+
+
+LIST = SCRIPT.replace('(f"q{n}" for n in range(int(sys.argv[3])))', '[f"q{n}" for n in range(int(sys.argv[3]))]')
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT to another process")
+@pytest.mark.parametrize(("script", "there"), [(LIST, b"3 of 10"), (SCRIPT, b"3")], ids=["list", "generator"])
+def test_ctrl_c_says_how_much_is_kept_and_how_to_go_on(script: str, there: bytes, path: Path, wire: Wire) -> None:
+    waiting, go_on = threading.Semaphore(0), threading.Event()
+    asked: list[str] = []
+
+    def answer(request: Recorded, connection: Connection) -> None:
+        asked.append(prompt_of(request))
+        if prompt_of(request) not in ("q0", "q1", "q2") and not go_on.is_set():
+            waiting.release()
+            connection.wait_until_client_closes()
+        else:
+            repeating(YLOKH)(request, connection)
+
+    wire.on(*YLOKH.route, answer)
+    command = [sys.executable, "-c", script, wire.url, str(path), "10"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    for _ in range(7):
+        assert waiting.acquire(timeout=PATIENCE)
+    wait_for(lambda: path.exists() and len(path.read_bytes().splitlines()) == 3)
+    process.send_signal(signal.SIGINT)
+    _, complaint = process.communicate(timeout=PATIENCE)
+    last = complaint.splitlines()[-1]
+    assert last == b"KeyboardInterrupt: %b are answered, and kept in %b: run the same again to go on" % (
+        there,
+        bytes(path),
+    )
+    asked.clear()
+    go_on.set()
+    assert subprocess.run(command, timeout=60).returncode == 0
+    assert sorted(asked) == [f"q{n}" for n in range(3, 10)]
 
 
 # Files of somebody else's, and disks that are full
@@ -255,6 +291,29 @@ def test_a_file_of_one_line_without_its_end_is_left_untouched(
         list(ask_many(provider, prompts(3), checkpoint=path))
     assert path.read_bytes() == content
     assert wire.requests == []
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize("index", ["-1", "1.5", "true", '"0"', "null", "Infinity", "NaN", "1e400", "1" * 4000, DEEP])
+def test_an_index_that_is_none_is_an_error_with_its_line(
+    index: str, provider: Provider, path: Path, wire: Wire
+) -> None:
+    list(ask_many(provider, prompts(2), checkpoint=path))
+    wire.requests.clear()
+    whole, broken = path.read_text().splitlines()
+    beginning = '{"index": '
+    path.write_text(f"{whole}\n{beginning}{index}{broken[len(beginning) + 1 :]}\n")
+    with pytest.raises(InvalidRequest, match="line 2, is no answer of a batch"):
+        list(ask_many(provider, prompts(2), checkpoint=path))
+    assert wire.requests == []
+
+
+def test_an_answer_that_is_nested_too_deeply_is_an_error_with_its_place(provider: Provider, path: Path) -> None:
+    path.write_text(f'{{"index": 0, "prompt": "q0", "reply": "q0", "usage": {DEEP}}}\n')
+    with pytest.raises(InvalidRequest, match="the answer at byte 0 cannot be read"):
+        list(ask_many(provider, prompts(1), checkpoint=path))
 
 
 def test_a_foreign_line_behind_answers_is_left_untouched(provider: Provider, path: Path) -> None:

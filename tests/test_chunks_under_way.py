@@ -496,12 +496,14 @@ if __name__ == "__main__":
 
 
 @kills
-@pytest.mark.parametrize(("engine", "times"), [("processes", 12), ("dask", 6)])
-def test_kills_of_the_whole_run_at_random_moments(
-    engine: str, times: int, request: pytest.FixtureRequest, path: Path, wire: Wire, tmp_path: Path
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("engine", ["processes", "dask"])
+def test_ten_kills_of_the_whole_run_at_random_moments(
+    engine: str, seed: int, request: pytest.FixtureRequest, path: Path, wire: Wire, tmp_path: Path
 ) -> None:
-    """The workers live on, and hear of it."""
-    count, chance = times * 60, random.Random(times)
+    """The workers live on, and hear of it. Fifty kills with each engine, in five files."""
+    times, chance = 10, random.Random(seed)
+    count = times * 60
     on_disk: set[str] = set()
     again: set[str] = set()
     due = threading.Event()

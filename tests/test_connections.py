@@ -32,7 +32,22 @@ from berlin_chat import (
     get_provider,
 )
 from berlin_chat.http.connections import Session, close_pool
-from wire import ACYTOO, BERLIN, H2O, PATIENCE, YLOKH, Chunked, Connection, Recorded, Script, Speech, Wire, head, speak
+from wire import (
+    ACYTOO,
+    BERLIN,
+    H2O,
+    PATIENCE,
+    YLOKH,
+    Chunked,
+    Connection,
+    Recorded,
+    Script,
+    Speech,
+    Stopwatch,
+    Wire,
+    head,
+    speak,
+)
 
 Make = Callable[..., Provider]
 #: How late an end may come, in seconds: the promise of the design; and when it is due.
@@ -213,17 +228,17 @@ def test_an_error_that_is_none_of_the_librarys_ends_a_batch_as_itself(provider_f
 
 def ends_in_time(ask: Callable[[float | None, CancelToken | None], Any], due_in: float = DUE) -> None:
     """A deadline and a cancel each end it within what the design promises."""
-    started = time.monotonic()
+    watch = Stopwatch()
     with pytest.raises(APITimeoutError, match="deadline"):
         ask(due_in, None)
-    late = time.monotonic() - started - due_in
+    late = watch.undisturbed - due_in
     assert late < PROMISE, f"the deadline was kept {late:.2f} s late"
     token = CancelToken()
-    due: list[float] = []
-    threading.Timer(due_in, lambda: (due.append(time.monotonic()), token.cancel())).start()
+    due: list[Stopwatch] = []
+    threading.Timer(due_in, lambda: (due.append(Stopwatch()), token.cancel())).start()
     with pytest.raises(Cancelled):
         ask(None, token)
-    late = time.monotonic() - due[0]
+    late = due[0].undisturbed
     assert late < PROMISE, f"the cancel came {late:.2f} s late"
 
 
@@ -289,9 +304,9 @@ def test_a_delete_that_drips_does_not_keep_the_caller_beyond_the_deadline(
 ) -> None:
     provider = provider_for(H2O, speak(H2O, ["a"]))
     wire.on("DELETE", "/conversation/.*", script)
-    started = time.monotonic()
+    watch = Stopwatch()
     assert provider.ask("Hi", deadline=DUE) == "a", "the reply was complete in time"
-    assert time.monotonic() - started < DUE + PROMISE
+    assert watch.undisturbed < DUE + PROMISE
     assert provider.ask("Hi", deadline=DUE) == "a", "the next question waits for the last one's end"
 
 

@@ -31,6 +31,7 @@ from berlin_chat import (
     StreamInterrupted,
     Ylokh,
 )
+from berlin_chat.http.connections import Adapter
 from berlin_chat.server import LocalServer
 from wire import H2O, PATIENCE, YLOKH, Chunked, Connection, Recorded, Wire, h2o_event, settings, speak, wait_for
 
@@ -65,6 +66,25 @@ def test_after_a_full_reply(provider_for: Make, wire: Wire) -> None:
     assert provider_for(H2O, speak(H2O, ["a"])).ask("Hi") == "a"
     assert left(wire) == set()
     assert stopped(wire) == []
+
+
+def test_after_a_close_while_the_deletion_looks_for_its_connection(
+    provider_for: Make, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pool that it has found is closed before it is used."""
+    provider = provider_for(H2O, speak(H2O, ["a"]))
+    found = Adapter.get_connection_with_tls_context
+
+    def closes(adapter: Adapter, request: Any, *args: Any, **kwargs: Any) -> Any:
+        pool = found(adapter, request, *args, **kwargs)
+        if request.method == "DELETE" and not provider._transport.closed:
+            provider._transport.close()
+        return pool
+
+    monkeypatch.setattr(Adapter, "get_connection_with_tls_context", closes)
+    assert provider.ask("Hi") == "a"
+    provider.close()
+    assert left(wire) == set()
 
 
 def test_after_a_break_at_the_piece_that_ends_the_reply(provider_for: Make, wire: Wire) -> None:

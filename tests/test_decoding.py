@@ -954,7 +954,7 @@ def test_an_object_that_comes_whole_is_parsed_once(monkeypatch: pytest.MonkeyPat
 def loads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both parsers in turn: ``parse`` must not show which of them is installed."""
     if request.param == "orjson":
-        monkeypatch.setattr(decoding, "_loads", pytest.importorskip("orjson").loads)
+        monkeypatch.setattr(decoding, "_loads", decoding._shallow(pytest.importorskip("orjson").loads))
     else:
         monkeypatch.setattr(decoding, "_loads", decoding._standard_loads)
     return str(request.param)

@@ -147,7 +147,7 @@ def answer(body: bytes, kind: str | None, step: int | None = None) -> Script:
 def _parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the extra [speed] and without it."""
     if request.param == "orjson":
-        monkeypatch.setattr(decoding, "_loads", pytest.importorskip("orjson").loads)
+        monkeypatch.setattr(decoding, "_loads", decoding._shallow(pytest.importorskip("orjson").loads))
     else:
         monkeypatch.setattr(decoding, "_loads", decoding._standard_loads)
 

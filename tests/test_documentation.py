@@ -47,6 +47,8 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 PACKAGE = Path(berlin_chat.__file__).parent
 FIVE = (OpenAICompatible, Ylokh, Berlin, H2o, Acytoo)
+#: What stands in for a package that is too heavy for the tests.
+STAND_INS = Path(__file__).parent / "stand_ins"
 #: How long an example may take in a process of its own, in seconds.
 RUNNING = 60.0
 MODULES = [
@@ -105,6 +107,7 @@ def test_the_examples_of_the_readme_run(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(STAND_INS)
     try:
         exec(compile("\n" * (line - 1) + answered(block), str(README), "exec"), {"__name__": "__main__"})
     finally:
@@ -132,7 +135,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     first = tmp_path_factory.mktemp("loopback")
     (first / "sitecustomize.py").write_text(LOOPBACK_ONLY)
     known = {name: value for name, value in os.environ.items() if not name.startswith(("BERLIN_CHAT_", "PYTHON"))}
-    return {**known, "PYTHONPATH": os.pathsep.join([str(first), str(PACKAGE.parent)])}
+    return {**known, "PYTHONPATH": os.pathsep.join(map(str, [first, STAND_INS, PACKAGE.parent]))}
 
 
 def run_script(code: str, folder: Path, environment: dict[str, str]) -> tuple[int, str, str]:
@@ -174,11 +177,18 @@ def test_a_script_that_leaves_the_machine_would_fail(outside: str, tmp_path: Pat
 
 #: What the text beside an example must say where the example imports this.
 NAMED = {
+    "berlin_chat.notebook": "`berlin_chat[notebook]`",
     "berlin_chat.server": "`berlin_chat[server]`",
+    "berlin_chat.testing": "`berlin_chat[server]`",
     "dask": "`berlin_chat[dask]`",
     "distributed": "`berlin_chat[dask]`",
     "responses": "`pip install responses`",
     "pandas": "`pip install pandas`",
+    "flask": "`pip install flask gunicorn`",
+    "django": "`pip install django`",
+    "celery": "`pip install celery`",
+    "vcr": "`pip install vcrpy`",
+    "ray": "`pip install ray`",
 }
 
 
@@ -190,9 +200,10 @@ def imported(block: str) -> set[str]:
             names.update(name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom):
             names.update(f"{node.module}.{name.name}" for name in node.names)
-    extras = {name for name in names if name.startswith("berlin_chat.server")}
+    ours = ("berlin_chat.notebook", "berlin_chat.server", "berlin_chat.testing")
+    extras = {extra for extra in ours if any(name.startswith(extra) for name in names)}
     others = {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"berlin_chat"}
-    return others | ({"berlin_chat.server"} if extras else set())
+    return others | extras
 
 
 @each_block

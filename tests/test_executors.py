@@ -30,6 +30,7 @@ import dask
 import pytest
 import requests
 from distributed import Client
+from joblib.externals.loky import get_reusable_executor
 
 from berlin_chat import (
     AllProvidersFailed,
@@ -591,6 +592,31 @@ def test_a_worker_that_is_killed_ends_the_loop_and_costs_nothing_that_was_finish
     assert [answer.reply for answer in answers] == prompts(40)
     assert indices(path) == list(range(40))
     assert all(count == 1 for prompt, count in asked(wire).items() if int(prompt[1:]) in kept)
+
+
+# joblib's processes
+
+
+def test_joblibs_processes_answer_and_stop(provider_for: Make, wire: Wire) -> None:
+    def slowly(request: Recorded, connection: Connection) -> None:
+        connection.gone.wait(0.01)
+        repeating(BERLIN)(request, connection)
+
+    executor = get_reusable_executor(2)
+    try:
+        provider = provider_for(BERLIN, slowly)
+        answers = list(ask_many(provider, prompts(100), executor=executor, chunk_size=10))
+        assert [answer.reply for answer in answers] == prompts(100)
+        assert set(asked(wire).values()) == {1}
+        assert len(wire.asked("POST", "/api/login")) == 1
+        endless = ask_many(provider, map("q{}".format, itertools.count()), executor=executor, chunk_size=1000)
+        next(endless)
+        endless.close()
+        left = time.monotonic()
+        assert executor.submit(int).result(STARTING) == 0, "a chunk goes on"
+        assert time.monotonic() - left < 1
+    finally:
+        executor.shutdown()
 
 
 # A real Dask cluster

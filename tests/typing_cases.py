@@ -45,6 +45,9 @@ from berlin_chat import (
     race,
     stream_many,
 )
+from berlin_chat.compat import ChatCompletion, Client, RetryProvider, g4f
+from berlin_chat.compat.chunk import Stream
+from berlin_chat.compat.completion import ChatCompletion as WholeCompletion
 from berlin_chat.decoding import text
 
 if TYPE_CHECKING:
@@ -191,6 +194,31 @@ def the_calls_of_old_code(provider: Ylokh, messages: list[dict[str, str]]) -> No
     provider.create_completion("m", 3)  # type: ignore[arg-type]
     provider.create_completion("m", messages, stream="yes")  # type: ignore[arg-type]
     print(provider.create_completion("m", messages).reply)  # type: ignore[attr-defined]
+
+
+def g4fs_calls(messages: list[dict[str, str]]) -> None:
+    assert_type(ChatCompletion.create("m", messages, g4f.Provider.H2o), Reply)
+    assert_type(ChatCompletion.create(g4f.models.Model("m"), messages, stream=True), Generator[str, None, Reply])
+    assert_type(RetryProvider([Ylokh, "berlin"], shuffle=False).create_completion("m", messages), Iterator[str])
+
+    ChatCompletion.create("m", messages, 3)  # type: ignore[call-overload]
+    RetryProvider(["berlin"], shufle=False)  # type: ignore[call-arg]
+
+
+def openais_calls(messages: list[dict[str, str]], stream: bool) -> None:
+    client = Client(base_url=URL, api_key="x", timeout=3, max_retries=0)
+    completion = client.chat.completions.create(model="m", messages=messages, temperature=0)
+    assert_type(completion.choices[0].message.content, str | None)
+    for chunk in client.with_options(timeout=5).chat.completions.create(model="m", messages=messages, stream=True):
+        assert_type(chunk.choices[0].delta.content, str | None)
+    assert_type(client.chat.completions.create(messages=messages, stream=stream), WholeCompletion | Stream)
+    assert_type([model.id for model in client.models.list()], list[str])
+    if completion.usage is not None:
+        assert_type(completion.usage.total_tokens, int)
+
+    print(completion.choice)  # type: ignore[attr-defined]
+    client.chat.completions.create(model=3, messages=messages)  # type: ignore[call-overload]
+    Client(URL)  # type: ignore[call-arg]
 
 
 def several(provider: Provider) -> None:

@@ -6,9 +6,12 @@ import json
 import re
 import socket
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 #: No wait of a test lasts longer, in seconds.
@@ -385,3 +388,30 @@ def wait_for(condition: Callable[[], object]) -> object:
             return found
         done.wait(0.01)
     raise AssertionError("it did not happen")
+
+
+class Stopwatch:
+    """Runs from the moment that it is made.
+
+    Attributes:
+        seconds: since then.
+        undisturbed: those in which nobody on this machine waited for a processor, so that whether something is done at
+            once does not depend on what else the machine has to do. Linux tells; elsewhere they are all.
+    """
+
+    def __init__(self) -> None:
+        self._began, self._waited = time.monotonic(), self._waits()
+
+    @staticmethod
+    def _waits() -> float:
+        with suppress(OSError):
+            return int(Path("/proc/pressure/cpu").read_text().partition("total=")[2].split()[0]) / 1e6
+        return 0.0
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    @property
+    def undisturbed(self) -> float:
+        return self.seconds - (self._waits() - self._waited)

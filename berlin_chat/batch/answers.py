@@ -131,9 +131,11 @@ class PlainFormat:
         return line | {name: field.write(getattr(answer.reply, name)) for name, field in REPLY_FIELDS.items()}
 
     def decode(self, line: dict[str, Any]) -> Recorded:
+        if type(line["index"]) is not int:
+            raise TypeError(line["index"])
         facts = {name: field.read(line[name]) for name, field in REPLY_FIELDS.items() if name in line}
         reply = Reply(line["reply"], **facts)
-        return Recorded(int(line["index"]), line.get("key"), line["prompt"], reply, line.get("asked"))
+        return Recorded(line["index"], line.get("key"), line["prompt"], reply, line.get("asked"))
 
     def fingerprint(self, prompt: Any) -> Any:
         if isinstance(prompt, str):

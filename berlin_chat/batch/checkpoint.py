@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 from typing import Any
 
-from ..errors import InvalidRequest
+from ..errors import InvalidRequest, tell_in_one_line
 from .answers import Answer, Format, PlainFormat, Recorded, as_line
 from .description import differences
 from .journal import Journal
@@ -15,7 +16,7 @@ from .keys import Asked, key_bytes, number_of, written
 from .places import Places
 
 #: What a line raises that is no answer.
-_WRONG = (ValueError, KeyError, TypeError, AttributeError)
+_WRONG = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 class Checkpoint:
@@ -33,6 +34,8 @@ class Checkpoint:
     Attributes:
         description: what is asked of whom, see ``description.described``; None where that does not matter.
         has_keys: whether a prompt is known by its key, and not by its place.
+        expected: how many prompts there are, 0 where that is not known.
+        is_watched: whether people see how it goes on, so that they are told where it is left.
         ask_anew: whether answers to other questions are asked anew; otherwise they are refused.
         first: the lowest index that has an answer, None where there is none.
         how_to_ask_anew: what errors advise.
@@ -44,6 +47,7 @@ class Checkpoint:
         self.path = os.fspath(path)
         self.description: dict[str, Any] | None = None
         self.has_keys = False
+        self.expected, self.is_watched = 0, False
         self.ask_anew = False
         self._format: Format = format or PlainFormat()
         self._lock = threading.RLock()  # for Ctrl-C may leave it held by the thread that closes the file
@@ -108,7 +112,7 @@ class Checkpoint:
 
     def _parsed(self, line: bytes) -> Recorded:
         recorded = self._format.decode(json.loads(line))
-        if recorded.index < 0 or not isinstance(recorded.asked, (dict, type(None))):
+        if not 0 <= recorded.index < 10**18 or not isinstance(recorded.asked, (dict, type(None))):
             raise ValueError(line)
         return recorded
 
@@ -121,7 +125,7 @@ class Checkpoint:
         beginning = self._format.beginning
         try:
             json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             return line.startswith(beginning) or (place > 0 and beginning.startswith(line))
         return False
 
@@ -211,10 +215,24 @@ class Checkpoint:
         self.open()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object = None, error: object = None, traceback: object = None) -> None:
+        """Closes it; Ctrl-C, or a notebook's stop button, then says how to go on."""
         self.close()
+        if isinstance(error, (KeyboardInterrupt, GeneratorExit)):
+            _tell_how_to_go_on(error, self)
 
     def close(self) -> None:
         """Forces everything to the disk, and closes the file."""
         with self._lock:
             self._journal.close()
+
+
+def _tell_how_to_go_on(stopped: BaseException, checkpoint: Checkpoint) -> None:
+    kept, expected = len(checkpoint._places), checkpoint.expected
+    there = f"{kept:,} of {expected:,}" if expected else f"{kept:,}"
+    said = f"{there} are answered, and kept in {checkpoint.path}: run the same again to go on"
+    if isinstance(stopped, KeyboardInterrupt):
+        stopped.args = (said,)
+        tell_in_one_line(stopped, f"Stopped: {said}.")
+    elif checkpoint.is_watched and kept != expected:  # what ended the loop did not come here, and cannot say it
+        print(f"Stopped: {said}.", file=sys.stderr)

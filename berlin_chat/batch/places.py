@@ -67,6 +67,11 @@ class Places:
         slot = self._slot(number)
         return self._places[slot] if self._numbers[slot] and self._places[slot] != self._NONE else None
 
+    def __len__(self) -> int:
+        """How many numbers have a place; looks at all of them."""
+        slots = zip(self._numbers, self._places, strict=True)
+        return sum(1 for number, place in slots if number and place != self._NONE)
+
     def mark(self, number: int) -> bool:
         """Marks the number; returns whether it was marked already."""
         slot = self._slot(number)

@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import chain, islice
+from operator import length_hint
 from time import monotonic
 from typing import Any, Literal
 
@@ -80,7 +81,9 @@ def ask_many(
             whole batch as long as the server asks.
         checkpoint: a file to which each answer is appended. With the same file, only what is missing is asked: the
             answers of prompts with keys are known by them, in whatever order they come; those of others, by their
-            places. Errors are not kept: they are asked again. One batch at a time writes to a file.
+            places. Errors are not kept: they are asked again. One batch at a time writes to a file. Where Ctrl-C ends
+            the batch, the text of the ``KeyboardInterrupt`` says how much is kept; with a progress bar, a line below it
+            does wherever your loop is left.
         checkpoint_mismatch: what becomes of answers in the file to other questions, of another provider (class,
             address), with another model or other options, or to other prompts: ``"refuse"`` the file, or ``"ask"``
             those prompts anew.
@@ -123,6 +126,8 @@ def ask_many(
     if has_keys and checkpoint is not None:
         checked_labels(prompts)
     kept = _opening(checkpoint, checkpoint_mismatch, described(provider, model, options), has_keys)
+    if kept is not None:
+        kept.expected, kept.is_watched = length_hint(prompts), progress
     if executor is None or isinstance(executor, ThreadPoolExecutor):
         ahead = AHEAD_IN_TURN if ordered else AHEAD
         in_flight: InFlight[Answer] = InFlight(executor, workers, ahead, cancel)

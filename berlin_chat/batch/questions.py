@@ -105,6 +105,8 @@ def _restored(provider: Provider, arguments: dict[str, Any]) -> Questions:
 
 def checked_arguments(max_workers: Any, chunk_size: int | None, on_error: str) -> None:
     """Looks at the arguments that batches have in common."""
+    if isinstance(max_workers, str) and max_workers != AUTO:
+        raise InvalidRequest(f'max_workers is {max_workers!r}: give a whole number of at least 1, or "auto"')
     if max_workers != AUTO:
         checked_count(max_workers, "max_workers", 1)
     if chunk_size is not None:

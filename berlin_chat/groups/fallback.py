@@ -39,10 +39,14 @@ class Fallback(Group):
     def __init__(self, providers: Iterable[Provider | type[Provider] | str]) -> None:
         super().__init__(providers)
 
+    def _turns(self) -> Iterable[Provider]:
+        """The providers in the order in which a question tries them."""
+        return self.providers
+
     def _answer(self, question: Question) -> Parts:
         deadline = Deadline(question.limits.seconds)
         errors: list[ChatError] = []
-        for provider in self.providers:
+        for provider in self._turns():
             try:
                 pieces = question.put_to(provider, deadline, question.limits.cancel)
                 first = next(pieces)

@@ -29,7 +29,7 @@ class Group(Provider):
 
     def __init__(self, providers: Iterable[Provider | type[Provider] | str], **settings: Any) -> None:
         super().__init__()
-        self.providers = tuple(_made(provider, type(self).__name__) for provider in _checked(providers))
+        self.providers = tuple(_made(provider, type(self).__name__) for provider in checked_providers(providers))
         if not self.providers:
             raise InvalidRequest(f"{type(self).__name__} needs at least one provider")
         # For a gateway, which cannot know who will answer.
@@ -77,7 +77,8 @@ class Group(Provider):
         return AllProvidersFailed(failed, provider=self.name, attempts=attempts, errors=errors)
 
 
-def _checked(providers: Any) -> Iterable[Any]:
+def checked_providers(providers: Any) -> Iterable[Any]:
+    """Returns what may be the providers of a group. Raises InvalidRequest where it is no list of anything."""
     if isinstance(providers, (str, Provider)) or not isinstance(providers, Iterable):
         raise InvalidRequest(f"providers is of type {type(providers).__name__}: give a list of them")
     return providers

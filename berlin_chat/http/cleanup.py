@@ -216,5 +216,6 @@ class RemoteResource(Generic[T]):
     def _last(self, step: Callable[[Exchange, T], object], made: T) -> None:
         settings = self._exchange.settings._replace(retries=0)
         exchange = Exchange(self._resources.transport, Limits(LAST_TIMEOUT), settings)
-        with contextlib.suppress(ChatError), exchange:
+        # Whatever it is, such as a player of records that has none for it: nobody is there who could be told.
+        with contextlib.suppress(Exception), exchange:
             step(exchange, made)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import http.client
 import io
-import ipaddress
 import os
 import queue
 import socket
@@ -23,12 +22,15 @@ import requests
 from requests.adapters import HTTPAdapter
 from requests.cookies import RequestsCookieJar
 from requests.structures import CaseInsensitiveDict
-from urllib3.connection import HTTPSConnection
+from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.response import BaseHTTPResponse
 
-from ..cancellation import Deadline, Limits, Stoppable
+from ..cancellation import Limits, Stoppable
 from ..decoding import ChunkedDecoder
+from ..validation import is_loopback
 from ..version import __version__
+from .deadlines import LimitedReader
 
 #: How much one read asks for, in bytes.
 READ_SIZE = 64 * 1024
@@ -116,7 +118,7 @@ class BufferedResponse(http.client.HTTPResponse):
         self._recv = sock.recv
         self._decoder: ChunkedDecoder | None = None
         if owner is not None and owner.deadline is not None:
-            limited = _LimitedReader(sock, owner, self.fp.detach())
+            limited = LimitedReader(sock, owner, self.fp.detach())
             self.fp = io.BufferedReader(limited)
             self._recv = limited.recv
 
@@ -130,9 +132,28 @@ class BufferedResponse(http.client.HTTPResponse):
         raise http.client.HTTPException(f"more than {MAX_INFORMATIONAL} informational answers")
 
     def begin(self) -> None:
-        super().begin()
+        file, self.fp = self.fp, _Head(self.fp)  # type: ignore[assignment]
+        try:
+            super().begin()
+        finally:
+            if self.fp is not None:
+                self.fp = file
         if self.status == http.HTTPStatus.SWITCHING_PROTOCOLS:
             self.will_close = True  # what follows is no HTTP
+        self._check_framing()
+
+    def _check_framing(self) -> None:
+        """RFC 9112, section 6.3: a body whose end is not known for sure is none."""
+        if coding := ", ".join(self.headers.get_all("Transfer-Encoding", ())):
+            if coding.lower() not in ("chunked", "identity"):
+                raise http.client.HTTPException(f"Transfer-Encoding: {coding}")
+        elif lengths := self.headers.get_all("Content-Length"):
+            size, *others = {part.strip() for part in ",".join(lengths).split(",")}
+            if others or not (size.isascii() and size.isdecimal()):
+                raise http.client.HTTPException(f"Content-Length: {', '.join(lengths)}")
+            if self.length is None:  # it says the same twice, which http.client does not read
+                self.length = int(size)
+                self.will_close = self._check_close()  # type: ignore[attr-defined]
 
     def read1(self, n: int = -1) -> bytes:
         if not self.chunked or self.fp is None:
@@ -162,48 +183,35 @@ class BufferedResponse(http.client.HTTPResponse):
             receive = self._recv
 
 
-class _LimitedReader(io.RawIOBase):
-    """Reads from a socket, and waits no longer than until its owner's deadline, nor than the socket's own timeout."""
+class _Head:
+    """Reads the lines of a head, which is no head where the connection ends before it does."""
 
-    def __init__(self, sock: Any, owner: Owner, raw: Any) -> None:
-        self._sock = sock
-        self._owner = owner
-        self._timeout = sock.gettimeout()
-        self._raw = raw  # keeps the socket open until this is closed
+    def __init__(self, file: Any) -> None:
+        self._file = file
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        limit(self._sock, self._owner.deadline, self._timeout)
-        return self._raw.readinto(buffer)  # type: ignore[no-any-return]
-
-    def recv(self, size: int) -> bytes:
-        limit(self._sock, self._owner.deadline, self._timeout)
-        return self._sock.recv(size)  # type: ignore[no-any-return]
+    def readline(self, size: int) -> bytes:
+        line: bytes = self._file.readline(size)
+        if not line.endswith(b"\n") and len(line) < size:
+            raise http.client.RemoteDisconnected("the connection was closed in the middle of the head")
+        return line
 
     def close(self) -> None:
-        self._raw.close()
-        self.__dict__.pop("_owner", None)  # a connection that waits in its pool keeps nothing of the last question
-        super().close()
+        self._file.close()
 
 
-def limit(sock: Any, deadline: Deadline | None, timeout: float | None) -> None:
-    """Lets the socket's next operation wait for ``timeout`` seconds at the most, and not beyond the deadline."""
-    if deadline is not None:
-        if deadline.passed:
-            raise TimeoutError("the deadline has passed")
-        sock.settimeout(deadline.left(timeout) or 0.001)
-
-
-def reader(raw: Any) -> Callable[[int], bytes]:
-    """The cheapest way to read what has arrived of a body of urllib3's, in its content encoding.
+def reader(response: requests.Response) -> tuple[Callable[[int], bytes], str]:
+    """The cheapest way to read what has arrived of a body, and the content encoding in which it is read.
 
     What urllib3's ``read1`` adds to ours costs more than all else that is done for a piece. Behind the last read the
-    connection must then be given back by ``release_conn``.
+    connection must then be given back by ``release_conn``. A body that is none of urllib3's, such as a recorded one, is
+    no longer encoded.
     """
+    raw: Any = response.raw
+    if not isinstance(raw, BaseHTTPResponse):
+        return raw.read1, "identity"
     ours = getattr(raw, "_original_response", None)
-    return ours.read1 if isinstance(ours, BufferedResponse) else functools.partial(raw.read1, decode_content=False)
+    read = ours.read1 if isinstance(ours, BufferedResponse) else functools.partial(raw.read1, decode_content=False)
+    return read, response.headers.get("Content-Encoding", "identity")
 
 
 class Interruptible:
@@ -254,7 +262,7 @@ class Interruptible:
             self.connect()
         timeout = self.sock.gettimeout()
         for begin in range(0, len(data), WRITE_SIZE):
-            limit(self.sock, owner.deadline, timeout)
+            owner.deadline.limit(self.sock, timeout)
             super().send(data[begin : begin + WRITE_SIZE])  # type: ignore[misc]
         return None
 
@@ -263,14 +271,20 @@ class Interruptible:
         return BufferedResponse(sock, *args, owner=working_for.current(), **kwargs)
 
 
+#: How a connection sends that has a socket; a class of another way, such as a player of records, is left as it is.
+_SEND = HTTPConnection.send
+
+
 def make_interruptible(pool: Any) -> None:
-    """Lets a pool make interruptible connections from now on.
+    """Lets a pool that is not ours make interruptible connections from now on.
 
     Threads that do so at the same moment make a class each, one of which is kept: either will do. What the pool has is
     read once, for between two looks another thread may have replaced it.
     """
     plain = pool.ConnectionCls
-    if isinstance(plain, type) and not issubclass(plain, Interruptible):
+    if getattr(getattr(type(pool), "ConnectionCls", None), "send", _SEND) is not _SEND:
+        vars(pool).pop("ConnectionCls", None)  # what stands in for all connections of the kind
+    elif isinstance(plain, type) and not issubclass(plain, Interruptible):
         pool.ConnectionCls = type(plain.__name__, (Interruptible, plain), {})
 
 
@@ -299,6 +313,10 @@ class Stack:
     def close(self) -> None:
         """Closes all connections, and those that are added later: by a thread that had the pool's queue in its hand."""
         self._closed = True
+        self.drop()
+
+    def drop(self) -> None:
+        """Closes all connections."""
         while self._idle:
             try:
                 self._idle.pop().close()
@@ -317,12 +335,37 @@ class Stack:
         return len(self._idle)
 
 
-class _HTTPPool(HTTPConnectionPool):
-    QueueCls = Stack  # type: ignore[assignment]
+#: For each of urllib3's classes of connections, the one that is ours.
+_INTERRUPTIBLE = {cls: type(cls.__name__, (Interruptible, cls), {}) for cls in (HTTPConnection, HTTPSConnection)}
 
 
-class _HTTPSPool(HTTPSConnectionPool):
-    QueueCls = Stack  # type: ignore[assignment]
+class _Pool:
+    """Mixed into urllib3's pools: their connections are interruptible.
+
+    Where somebody has put another class in the place of urllib3's, as recorders and players do, it is that class for
+    as long as it stands there, and no connection is kept.
+    """
+
+    QueueCls = Stack
+    pool: Any
+
+    @property
+    def ConnectionCls(self) -> Any:
+        standing = super().ConnectionCls  # type: ignore[misc]
+        return _INTERRUPTIBLE.get(standing, standing)
+
+    def _get_conn(self, timeout: float | None = None) -> Any:
+        if super().ConnectionCls not in _INTERRUPTIBLE and isinstance(self.pool, Stack):  # type: ignore[misc]
+            self.pool.drop()
+        return super()._get_conn(timeout)  # type: ignore[misc]
+
+
+class _HTTPPool(_Pool, HTTPConnectionPool):  # type: ignore[misc,override]
+    """A pool of ours."""
+
+
+class _HTTPSPool(_Pool, HTTPSConnectionPool):  # type: ignore[misc,override]
+    """A pool of ours, for TLS."""
 
 
 def close_pool(pool: HTTPConnectionPool) -> None:
@@ -334,8 +377,6 @@ def close_pool(pool: HTTPConnectionPool) -> None:
 
 
 _POOLS = {"http": _HTTPPool, "https": _HTTPSPool}
-for _pool in _POOLS.values():
-    make_interruptible(_pool)
 
 
 class Adapter(HTTPAdapter):
@@ -357,7 +398,8 @@ class Adapter(HTTPAdapter):
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> HTTPConnectionPool:
         pool = super().get_connection_with_tls_context(*args, **kwargs)
-        make_interruptible(pool)
+        if not isinstance(pool, _Pool):  # one for SOCKS
+            make_interruptible(pool)
         self._pools.add(pool)
         return pool
 
@@ -368,17 +410,7 @@ class _CookiePolicy(DefaultCookiePolicy):
     def return_ok_secure(self, cookie: Any, request: Any) -> bool:
         # Where the request goes: its ``Host`` header, which a caller may have chosen, says nothing about that.
         host = urlsplit(f"//{request.get_host()}").hostname or ""
-        return super().return_ok_secure(cookie, request) or (request.type == "http" and _is_loopback(host))
-
-
-def _is_loopback(host: str) -> bool:
-    """Whether a host is this machine by its very name: RFC 6761, section 6.3."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+        return super().return_ok_secure(cookie, request) or (request.type == "http" and is_loopback(host))
 
 
 class _CookieJar(RequestsCookieJar):

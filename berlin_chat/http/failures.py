@@ -16,7 +16,7 @@ import urllib3
 
 from .. import errors
 from ..decoding import parse
-from ..errors import ChatError
+from ..errors import ChatError, start
 from ..validation import Timeout
 from .retries import retry_after
 
@@ -31,10 +31,10 @@ _STATUSES: dict[int, tuple[type[ChatError], str]] = {
 def status_error(response: requests.Response, body: bytes) -> ChatError:
     """Returns the error for an answer with a status that says that there is no reply."""
     status = response.status_code
-    message = f"the server answered {status} {response.reason or ''}".rstrip()
+    message = f"the server answered {status} {start(response.reason or '')}".rstrip()
     kind, advice = _STATUSES.get(status, (errors.APIStatusError, ""))
     if 300 <= status < 400:
-        kind, target = errors.ProtocolError, response.headers.get("Location", "elsewhere")
+        kind, target = errors.ProtocolError, start(response.headers.get("Location", "elsewhere"))
         advice = f"It redirects to {target}, which is not followed: give the right base_url"
     seconds = retry_after(response.headers)
     return kind(message, detail=reason_in(body), advice=advice, status=status, body=body, retry_after=seconds)

@@ -9,19 +9,20 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connectionpool import HTTPConnectionPool
+from urllib3.exceptions import ClosedPoolError
 
 from ..cancellation import Deadline, Limits
 from ..decoding import decompressed, document
 from ..errors import ChatError, ProtocolError, StreamInterrupted
 from ..process import after_fork, at_exit
 from ..redaction import Redactor, secrets_in_cookies, secrets_in_headers
-from ..validation import Timeout, checked_count, checked_headers, checked_timeout
-from .connections import READ_SIZE, Adapter, Owner, Session, close_pool, limit, make_interruptible, reader, working_for
+from ..validation import Headers, Settings, Timeout
+from .connections import READ_SIZE, Adapter, Owner, Session, close_pool, make_interruptible, reader, working_for
 from .failures import explanation, page_error, status_error
 from .retries import is_transient, retry_policy
 
@@ -36,31 +37,7 @@ NO_PAGE = (b"{", b":", b"data:", b"event:", b"id:", b"retry:", b"error:")
 LABEL_READ = 6
 
 T = TypeVar("T")
-Headers = Mapping[str, "str | None"]
 log = logging.getLogger("berlin_chat")
-
-
-class Settings(NamedTuple):
-    """What a provider's connections were configured with: the arguments of ``Provider``, checked."""
-
-    base_url: str | None
-    headers: Headers
-    session: requests.Session | None
-    proxy: str | None
-    timeout: Timeout
-    verify: bool | str
-    retries: int
-    pool_size: int
-
-    def changed(self, timeout: Any = None, headers: Headers | None = None, retries: int | None = None) -> Settings:
-        """Returns those of one question, whose own are checked here; None leaves the provider's."""
-        if timeout is None and not headers and retries is None:
-            return self
-        return self._replace(
-            timeout=self.timeout if timeout is None else checked_timeout(timeout),
-            headers={**self.headers, **checked_headers(headers)} if headers else self.headers,
-            retries=self.retries if retries is None else checked_count(retries, "retries", 0),
-        )
 
 
 class Transport:
@@ -132,6 +109,19 @@ class Transport:
         self, exchange: Exchange, method: str, url: str, headers: Headers, body: bytes | None
     ) -> requests.Response:
         """Sends one request over an interruptible connection; raises whatever requests raises."""
+        while True:
+            try:
+                return self._send(exchange, method, url, headers, body)
+            except requests.ConnectionError as error:
+                if not (error.args and isinstance(error.args[0], ClosedPoolError)):
+                    raise
+                # Its pool was closed before it was used, so nothing was sent. An exchange that is not over by that,
+                # such as one that deletes, goes on with a pool that is not.
+                exchange.check()
+
+    def _send(
+        self, exchange: Exchange, method: str, url: str, headers: Headers, body: bytes | None
+    ) -> requests.Response:
         session, proxy, verify = self.session, self.settings.proxy, self.settings.verify
         proxies = {} if proxy is None else {"http": proxy, "https": proxy}
         try:
@@ -306,7 +296,7 @@ class Exchange(Owner):
     ) -> requests.Response:
         self.leave()
         self.check()
-        self.url, self._ahead = url, None
+        self.url, self._ahead, self.headers = url, None, {}
         try:
             response = self._response = self.transport.send(self, method, url, headers, body)
         except Exception as error:
@@ -342,12 +332,12 @@ class Exchange(Owner):
         if self._ahead is not None:
             ahead, self._ahead = self._ahead, None
             return ahead
-        encoding = response.headers.get("Content-Encoding", "identity")
-        received = self._received(response)
-        return received if encoding == "identity" else self._decompressed(received, encoding)
+        read, encoding = reader(response)
+        received = self._received(response, read)
+        content = received if encoding == "identity" else self._decompressed(received, encoding)
+        return _limited(content, self.settings.max_reply_bytes)
 
-    def _received(self, response: requests.Response) -> Iterator[bytes]:
-        read = reader(response.raw)
+    def _received(self, response: requests.Response, read: Callable[[int], bytes]) -> Iterator[bytes]:
         while True:
             if self._stopped:
                 self.check()
@@ -387,7 +377,7 @@ class Exchange(Owner):
         with contextlib.suppress(Exception):  # the reply is complete, whatever happens here
             while size < DRAIN_BYTES:
                 for sock in self._socket:  # none for a mock
-                    limit(sock, self.deadline, seconds)
+                    self.deadline.limit(sock, seconds)
                 if (data := next(rest, None)) is None:
                     break
                 found.append(data)
@@ -412,6 +402,15 @@ def _time_left(exchange: Exchange) -> Timeout:
     if exchange.deadline is None:
         return connect, read
     return exchange.deadline.left(connect) or 0.001, exchange.deadline.left(read) or 0.001
+
+
+def _limited(chunks: Iterator[bytes], most: int) -> Iterator[bytes]:
+    """Yields them as long as they are ``most`` bytes together; raises ProtocolError past that."""
+    left = most
+    for data in chunks:
+        if (left := left - len(data)) < 0:
+            raise ProtocolError(f"the answer is longer than {most} bytes", advice="See max_reply_bytes=")
+        yield data
 
 
 def _start_of(body: Iterator[bytes]) -> bytes:

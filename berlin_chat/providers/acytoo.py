@@ -7,7 +7,7 @@ from email.message import Message
 from typing import TYPE_CHECKING, Any
 
 from ..decoding import text
-from ..errors import APIStatusError, ProtocolError
+from ..errors import APIStatusError
 from ..http.failures import reason_in
 from ..http.transport import Exchange
 from ..messages import as_text
@@ -66,10 +66,7 @@ class Acytoo(Provider):
         if kind == "application/json":  # a 200 that is no reply
             found = b"".join(exchange.chunks(response))
             raise APIStatusError("the server says", detail=reason_in(found), status=200, body=found)
-        try:
-            yield from text(exchange.chunks(response), charset)
-        except LookupError:
-            raise ProtocolError("the text is in an unknown charset", detail=charset) from None
+        yield from text(exchange.chunks(response), charset)
 
 
 def _content_type(value: str) -> tuple[str, str]:

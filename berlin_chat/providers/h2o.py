@@ -120,7 +120,7 @@ class H2o(Provider):
         conversation = answer.get("conversationId")
         if not isinstance(conversation, str) or not conversation:
             raise ProtocolError("an answer without conversationId", detail=str(answer), status=200)
-        return f"/conversation/{quote(conversation, safe='')}"
+        return f"/conversation/{quote(conversation, safe='', errors='surrogatepass')}"
 
     def _stop(self, exchange: Exchange, path: str) -> None:
         exchange.drain(exchange.post(f"{path}/stop-generating", b"", headers=self._headers()))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import threading
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -20,6 +21,8 @@ from ..validation import checked_header
 from .app import App
 from .backend import Backend
 from .echo import Echo
+from .record import Recorded
+from .replies import Replies
 from .serving import Serving
 
 
@@ -44,9 +47,13 @@ class LocalServer:
         delay: seconds before each piece.
         password: what each protocol then demands in its own place: Berlin as the account's password, OpenAI's as the
             bearer key, Acytoo as the field ``password``, H2o as ``Authorization: Bearer …``.
+        replies: for tests: what to say to the questions, one each, in their order; see ``berlin_chat.testing``. An
+            empty list, to which nothing is added, leaves it at what answers otherwise. With replies, even an empty
+            list, the server keeps all ``requests``.
 
     Raises:
-        InvalidRequest: another address than loopback, and no password; a password that no header can hold.
+        InvalidRequest: another address than loopback, and no password; a password that no header can hold; a reply
+            that is none; an upstream as well as replies.
         OSError: the port is in use.
     """
 
@@ -58,15 +65,20 @@ class LocalServer:
         upstream: Upstream | None = None,
         delay: float = 0.0,
         password: str | None = None,
+        replies: Iterable[Any] | None = None,
     ) -> None:
+        if upstream is not None and replies is not None:
+            raise InvalidRequest("either the upstream answers, or the replies do: give one of them")
         if not password and not _is_loopback(host):
             raise InvalidRequest(f"{host} can be reached from other machines: give a password")
         checked_header(password, "password")
         if not 0 <= delay < threading.TIMEOUT_MAX:
             raise InvalidRequest("delay must be seconds, and not negative")
         upstream = Echo() if upstream is None else upstream
-        self._backend = Backend(upstream=upstream, delay=delay, password=password or None)
-        self._app = App(self._backend)
+        self._replies = None if replies is None else Replies(replies)
+        self._requests: list[Recorded] | None = None if replies is None else []
+        self._backend = Backend(upstream=upstream, delay=delay, password=password or None, replies=self._replies)
+        self._app = App(self._backend, self._requests)
         self._serving = Serving(self._app, host, port)
 
     @property
@@ -78,6 +90,29 @@ class LocalServer:
     def conversations(self) -> list[str]:
         """The ids of H2o's conversations that exist at the moment."""
         return self._app.conversations()
+
+    @property
+    def connections(self) -> int:
+        """How many connections clients hold at the moment, idle ones too."""
+        return self._serving.connections
+
+    @property
+    def replies(self) -> Replies:
+        """The replies that are left, a list that may be changed. Raises InvalidRequest without ``replies=``."""
+        if self._replies is None:
+            raise InvalidRequest("the server has no replies: make it with replies=[]")
+        return self._replies
+
+    @property
+    def requests(self) -> list[Recorded]:
+        """All requests so far, in the order in which they arrived. Raises InvalidRequest without ``replies=``."""
+        if self._requests is None:
+            raise InvalidRequest("the server keeps no requests: make it with replies=[]")
+        return self._requests
+
+    def expire_tokens(self) -> None:
+        """Forgets who has logged in: Berlin's tokens, and H2o's sessions with their conversations."""
+        self._app.expire()
 
     def provider(self, name: str, **config: Any) -> Provider:
         """Returns a new provider, set up for this server: address, credentials, and no proxy in between.

@@ -6,7 +6,8 @@ from typing import Any
 
 from ..messages import as_list
 from ..providers.acytoo import Acytoo
-from .web import Endpoints, Handler, Refused, Request, Response, Stream, checked, json_response, number
+from .faults import Refused
+from .web import Endpoints, Handler, Request, Response, Stream, checked, json_response, number
 
 
 class AcytooEndpoints(Endpoints):

@@ -13,9 +13,11 @@ from ..providers import provider_class
 from .acytoo import AcytooEndpoints
 from .backend import Backend
 from .berlin import BerlinEndpoints
+from .faults import Broken, Refused
 from .h2o import H2oEndpoints
 from .openai import OpenAIEndpoints
-from .web import Endpoints, Handler, Refused, Request, Response, json_response
+from .record import Recorded
+from .web import Endpoints, Handler, Request, Response, Stream, json_response
 
 log = logging.getLogger("berlin_chat.server")
 
@@ -46,9 +48,14 @@ class _General(Endpoints):
 
 
 class App:
-    """The four protocols behind one WSGI callable, which is called in as many threads as there are requests."""
+    """The four protocols behind one WSGI callable, which is called in as many threads as there are requests.
 
-    def __init__(self, backend: Backend) -> None:
+    Args:
+        record: to which each request is added, by whichever thread answers it; None keeps none.
+    """
+
+    def __init__(self, backend: Backend, record: list[Recorded] | None = None) -> None:
+        self._record = record
         self._general = _General(backend)
         self._protocols = [endpoints(backend) for endpoints in PROTOCOLS]
         self._routes = [
@@ -61,6 +68,11 @@ class App:
         """The ids of the conversations that exist."""
         return [name for endpoints in self._protocols for name in endpoints.conversations()]
 
+    def expire(self) -> None:
+        """Forgets who has logged in."""
+        for endpoints in self._protocols:
+            endpoints.expire()
+
     def configuration(self, name: str) -> dict[str, Any]:
         """The arguments with which a provider of that name is authorized: it speaks its own protocol, or its base's."""
         spoken = {getattr(cls, "name", "") for cls in provider_class(name).__mro__}
@@ -68,7 +80,7 @@ class App:
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         request = Request(environ)
-        response = _answered(request, *self._route(request))
+        response = self._answered(request, *self._route(request))
         headers = {"Content-Type": response.content_type, **response.headers}
         if isinstance(response.body, bytes):
             headers["Content-Length"] = str(len(response.body))
@@ -76,6 +88,26 @@ class App:
         if request.method == "HEAD":
             return []
         return [response.body] if isinstance(response.body, bytes) else response.body
+
+    def _answered(
+        self, request: Request, endpoints: Endpoints, handler: Handler, arguments: tuple[str, ...]
+    ) -> Response:
+        try:
+            request.receive()  # whatever the answer: what is left would be taken for the connection's next request
+            if self._record is not None:
+                self._record.append(request.recorded())
+            return handler(request, *arguments)
+        except Refused as refused:
+            return endpoints.refusal(refused)
+        except ChatError as error:
+            return endpoints.refusal(_upstream_refusal(error))
+        except Broken as broken:  # an answer that was to come in one piece
+            return Response(200, "application/json", Stream(broken, iter(())))
+        except ConnectionAbortedError:  # the client is gone, or the server is closing
+            raise
+        except Exception as error:
+            log.exception("the upstream failed")
+            return endpoints.refusal(Refused(500, f"the upstream failed: {type(error).__name__}"))
 
     def _route(self, request: Request) -> tuple[Endpoints, Handler, tuple[str, ...]]:
         """Returns the protocol of a request, its handler, and what the handler is given beside the request."""
@@ -87,21 +119,6 @@ class App:
                     return endpoints, handler, match.groups()
                 allowed += methods
         return self._general, self._general.unknown, tuple(allowed)
-
-
-def _answered(request: Request, endpoints: Endpoints, handler: Handler, arguments: tuple[str, ...]) -> Response:
-    try:
-        request.receive()  # whatever the answer: what is left would be taken for the connection's next request
-        return handler(request, *arguments)
-    except Refused as refused:
-        return endpoints.refusal(refused)
-    except ChatError as error:
-        return endpoints.refusal(_upstream_refusal(error))
-    except ConnectionAbortedError:  # the client is gone, or the server is closing
-        raise
-    except Exception as error:
-        log.exception("the upstream failed")
-        return endpoints.refusal(Refused(500, f"the upstream failed: {type(error).__name__}"))
 
 
 def _phrase(status: int) -> str:

@@ -6,6 +6,7 @@ import errno
 import hmac
 import logging
 from collections.abc import Iterator, Mapping
+from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -16,6 +17,8 @@ from ..live import LiveReply
 from ..messages import as_list, as_text
 from ..provider import Provider
 from ..reply import Event, Reply
+from .faults import Broken
+from .replies import Replies
 
 #: What is an argument of a provider's ``stream``, and no option of a protocol: a client must not set it.
 OURS = set(signature(Provider.stream).parameters) - {"options"}
@@ -41,10 +44,12 @@ class Backend:
         upstream: what answers: a provider, or any object with a provider's ``stream``, which answers in text.
         delay: seconds before each piece.
         password: who does not know it is not authorized; None authorizes everybody.
+        replies: what is said instead of asking the upstream; None for nothing.
     """
 
-    def __init__(self, *, upstream: Any, delay: float, password: str | None) -> None:
+    def __init__(self, *, upstream: Any, delay: float, password: str | None, replies: Replies | None = None) -> None:
         self.password = password
+        self._replies = replies
         self._upstream = upstream
         self._delay = delay
         self._cancel = CancelToken()
@@ -61,6 +66,11 @@ class Backend:
             return False
         # What JSON brings may hold half of a surrogate pair.
         return hmac.compare_digest(password.encode("utf-8", "surrogatepass"), self.password.encode())
+
+    def log_in(self) -> None:
+        """Is told of each login; raises Refused where it is to fail."""
+        if self._replies is not None:
+            self._replies.log_in()
 
     @property
     def model(self) -> str:
@@ -102,10 +112,22 @@ class Backend:
         Raises:
             InvalidRequest: it is asked for more than the client's protocol or the upstream can say.
             ChatError: the upstream's.
+            Refused: a reply that was written down says so.
         """
         if clash := OURS & options.keys():
             raise InvalidRequest(f"there is no option {clash.pop()!r}")
-        upstream, stop = self._upstream, stop or CancelToken()
+        stop = stop or CancelToken()
+        ask = partial(self._ask, messages, model, options, stop, text_only)
+        if self._replies is None or (reply := self._replies.take()) is None:
+            live = ask()
+        else:
+            live = LiveReply(self._replies.parts(reply, ask, stop.wait), CancelToken())
+        return Answer(live, self._delay, stop, self._cancel)
+
+    def _ask(
+        self, messages: Any, model: str | None, options: dict[str, Any], stop: CancelToken, text_only: bool
+    ) -> LiveReply:
+        upstream = self._upstream
         if text_only or not isinstance(upstream, Provider):
             if wished := wish(options, BEYOND_TEXT):
                 who = "this protocol" if text_only else "the upstream"
@@ -113,12 +135,10 @@ class Backend:
             if not isinstance(messages, str):
                 messages = [{**message, "content": as_text(message)} for message in as_list(messages)]
         if isinstance(upstream, Provider):
-            live = upstream.open(messages, model, cancel=stop, **_fitting(options, upstream))
-        else:
-            pieces = iter(upstream.stream(messages, model, **options))
-            parts: Any = pieces if hasattr(pieces, "close") else (piece for piece in pieces)
-            live = LiveReply(parts, CancelToken())
-        return Answer(live, self._delay, stop, self._cancel)
+            return upstream.open(messages, model, cancel=stop, **_fitting(options, upstream))
+        pieces = iter(upstream.stream(messages, model, **options))
+        parts: Any = pieces if hasattr(pieces, "close") else (piece for piece in pieces)
+        return LiveReply(parts, CancelToken())
 
 
 def wish(options: Mapping[str, Any], wishes: Mapping[str, Any]) -> str | None:
@@ -158,8 +178,12 @@ class Answer:
         self._closing = closing
         closing.watch(self, stop.cancel)
         self._parts = live.events()
+        self._broken: Broken | None = None
+        self._first: Event | None = None
         try:
             self._first = self._next()
+        except Broken as broken:  # no status: it is on the wire that it goes wrong
+            self._broken = broken
         except BaseException:
             self.close()
             raise
@@ -168,8 +192,14 @@ class Answer:
     def reply(self) -> Reply:
         return self._live.reply if isinstance(self._live.reply, Reply) else Reply(self._live.text)
 
+    def begin(self) -> None:
+        """Raises Broken where it went wrong before anything was said."""
+        if self._broken is not None:
+            raise self._broken
+
     def events(self) -> Iterator[Event]:
         """Yields all that the upstream says."""
+        self.begin()
         event = self._first
         while event is not None:
             yield event

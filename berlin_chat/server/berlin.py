@@ -10,12 +10,13 @@ from typing import Any
 from ..errors import ChatError
 from ..providers.berlin import Berlin
 from .backend import Answer, Backend
-from .web import Endpoints, Handler, Refused, Request, Response, Stream, checked, is_uuid, json_response, numbers
+from .faults import Refused
+from .web import Endpoints, Handler, Request, Response, Stream, checked, is_uuid, json_response, numbers
 
 
 class BerlinEndpoints(Endpoints):
-    """Tokens are kept until the server ends. They need no lock: none is ever taken back, so that nothing can happen
-    between a look and what follows from it, and a set of strings takes ``add`` and ``in`` from any thread.
+    """Tokens are kept until the server ends, or all are forgotten at once. They need no lock: nothing follows from a
+    look but an answer, and a set of strings takes ``add``, ``in`` and ``clear`` from any thread.
     """
 
     name = Berlin.name
@@ -34,7 +35,11 @@ class BerlinEndpoints(Endpoints):
     def configuration(self) -> dict[str, Any]:
         return {"account": "local", "password": self.backend.password or "local"}
 
+    def expire(self) -> None:
+        self._tokens.clear()
+
     def log_in(self, request: Request) -> Response:
+        self.backend.log_in()
         login = request.json()
         account, password = login.get("account"), login.get("password")
         checked(isinstance(account, str) and isinstance(password, str), "account and password must be strings")

@@ -8,7 +8,7 @@ from typing import Any
 
 from cheroot.errors import MaxSizeExceeded
 
-from .web import Refused
+from .faults import Refused
 
 log = logging.getLogger("berlin_chat.server")
 

@@ -12,7 +12,8 @@ from ..cancellation import CancelToken
 from ..errors import ChatError
 from ..providers.h2o import H2o
 from .backend import Answer, Backend
-from .web import Endpoints, Handler, Refused, Request, Response, Stream, checked, is_uuid, json_response, numbers
+from .faults import Refused
+from .web import Endpoints, Handler, Request, Response, Stream, checked, is_uuid, json_response, numbers
 
 _COOKIE = "hf-chat"
 _UNKNOWN = "there is no such conversation"
@@ -58,7 +59,12 @@ class H2oEndpoints(Endpoints):
         with self._lock:
             return [name for session in self._sessions.values() for name in session]
 
+    def expire(self) -> None:
+        with self._lock:
+            self._sessions.clear()
+
     def settings(self, request: Request) -> Response:
+        self.backend.log_in()
         self._authorize(request)
         form = request.form()
         checked(form.get("ethicsModalAccepted") == "true", "ethicsModalAccepted must be true")

@@ -10,19 +10,19 @@ from functools import partial
 from time import time
 from typing import Any
 
+from ..choices import delta, last, whole
 from ..errors import ChatError
 from ..messages import as_list
 from ..providers.h2o import H2o
 from ..providers.openai import OpenAICompatible
-from ..providers.ylokh import Ylokh
-from ..reply import Event, Reply, ToolCall
+from ..reply import Reply, ToolCall
 from .backend import Answer
-from .web import Endpoints, Handler, Refused, Request, Response, Stream, checked, json_response, number, numbers
+from .faults import Refused
+from .web import Endpoints, Handler, Request, Response, Stream, checked, json_response, number, numbers
 
 #: The largest ``n``, which is OpenAI's.
 MAX_CHOICES = 128
 _USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
-_DELTAS = {"text": "content", "reasoning": "reasoning_content", "refusal": "refusal"}
 
 
 class OpenAIEndpoints(Endpoints):
@@ -105,6 +105,9 @@ class _Answers:
             self._current = self._ask()  # the one before was read to its end
             yield self._current
 
+    def begin(self) -> None:
+        self._current.begin()
+
     def close(self) -> None:
         self._current.close()
 
@@ -117,13 +120,8 @@ def _completion(answers: _Answers, model: str) -> Response:
     for index, answer in enumerate(answers):
         for _ in answer.events():
             pass
-        reply = answer.reply
-        message = reply.message
-        if reply.reasoning is not None:
-            message["reasoning_content"] = reply.reasoning
-        message.update(_beside_text(reply))
-        choices.append({"index": index, "message": message, **_end(reply)})
-        replies.append(reply)
+        choices.append({"index": index, **whole(answer.reply)})
+        replies.append(answer.reply)
     body = {**_head("chat.completion", model), "choices": choices, "usage": _usage(replies)}
     return json_response({**body, **_citations(*replies)})
 
@@ -139,10 +137,9 @@ def _events(answers: _Answers, model: str, with_usage: bool) -> Iterator[str]:
             told: dict[int | None, ToolCall] = {}
             yield _event({**head, "choices": [_choice(index, {"role": "assistant", "content": ""})]})
             for event in answer.events():
-                yield _event({**head, "choices": [_choice(index, _delta(event, told))]})
+                yield _event({**head, "choices": [_choice(index, delta(event, told))]})
             reply = answer.reply
-            choice = {**_choice(index, _beside_text(reply)), **_end(reply)}
-            yield _event({**head, "choices": [choice], **_citations(reply)})
+            yield _event({**head, "choices": [{"index": index, **last(reply)}], **_citations(reply)})
             replies.append(reply)
         if with_usage:
             yield _event({**head, "choices": [], "usage": _usage(replies)})
@@ -164,27 +161,8 @@ def _event(value: dict[str, Any]) -> str:
     return f"data: {json.dumps(value)}\n\n"
 
 
-def _choice(index: int, delta: dict[str, Any]) -> dict[str, Any]:
-    return {"index": index, "delta": delta, "finish_reason": None}
-
-
-def _delta(event: Event, told: dict[int | None, ToolCall]) -> dict[str, Any]:
-    """One event; of a call of a tool what is new, with what was told of it before in ``told``, by its place."""
-    if event.call is None:
-        return {_DELTAS[event.kind]: event.text}
-    call, before = event.call, told.get(event.place, ToolCall("", "", ""))
-    new: dict[str, Any] = {"index": event.place}
-    if call.id != before.id:
-        new["id"] = call.id
-    kind, given = ("custom", "input") if call.extra.get("type") == "custom" else ("function", "arguments")
-    if event.place not in told:
-        new["type"] = kind
-    new.update((key, value) for key, value in call.extra.items() if before.extra.get(key) != value)
-    new[kind] = {given: event.text}
-    if call.name != before.name:
-        new[kind]["name"] = call.name.removeprefix(before.name)
-    told[event.place] = call._replace(extra=dict(call.extra))
-    return {"tool_calls": [new]}
+def _choice(index: int, said: dict[str, Any]) -> dict[str, Any]:
+    return {"index": index, "delta": said, "finish_reason": None}
 
 
 # What both have
@@ -194,25 +172,9 @@ def _head(kind: str, model: str) -> dict[str, Any]:
     return {"id": f"chatcmpl-{uuid.uuid4().hex}", "object": kind, "created": int(time()), "model": model}
 
 
-def _beside_text(reply: Reply) -> dict[str, Any]:
-    """What a message holds that no event tells."""
-    return {**({"annotations": reply.annotations} if reply.annotations else {}), **(reply.extra or {})}
-
-
 def _citations(*replies: Reply) -> dict[str, Any]:
     found = [citation for reply in replies for citation in reply.citations or ()]
     return {"citations": found} if found else {}
-
-
-def _end(reply: Reply) -> dict[str, Any]:
-    """What stands in a choice when it has ended.
-
-    An upstream of the same protocol that gave no ``finish_reason`` has perhaps not finished, and the client decides.
-    In the other protocols the end itself says that it has.
-    """
-    unsaid = None if reply.provider in (OpenAICompatible.name, Ylokh.name) else "stop"
-    logprobs = {"logprobs": reply.logprobs} if reply.logprobs else {}
-    return {"finish_reason": reply.finish_reason or unsaid, **logprobs}
 
 
 def _usage(replies: list[Reply]) -> dict[str, Any]:

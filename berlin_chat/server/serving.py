@@ -22,6 +22,7 @@ grow by itself, but may be replaced: here by a thread a reply.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import socket
 import threading
@@ -38,6 +39,7 @@ except ImportError as error:  # pragma: no cover
     raise ImportError("the server needs more packages: pip install 'berlin_chat[server]'") from error
 
 from .body import Body
+from .faults import Broken, Fault
 
 log = logging.getLogger("berlin_chat.server")
 
@@ -123,15 +125,51 @@ class _Request(server.HTTPRequest):
 
 
 class _Connection(server.HTTPConnection):
+    """A connection, which its server counts while it is open."""
+
     RequestHandlerClass = _Request
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.server.open.add(self)
+
+    def close(self) -> None:
+        self.server.open.discard(self)
+        super().close()
 
 
 class _Gateway(wsgi.Gateway_10):
     """Between a request and the application; until it answers, ``REQUEST_TIMEOUT`` holds on the connection."""
 
     def respond(self) -> None:
+        """Does what cheroot's does; but a fault comes before it is made sure that the head is sent."""
         self.env["wsgi.input"] = Body(self.req)
-        super().respond()
+        body = self.req.server.wsgi_app(self.env, self.start_response)
+        try:
+            for data in filter(None, body):
+                self.write(data)
+        except Broken as broken:
+            self._misbehave(broken.fault)
+        finally:
+            self.req.ensure_headers_sent()
+            if hasattr(body, "close"):
+                body.close()
+
+    def _misbehave(self, fault: Fault) -> None:
+        if fault.content_type and not self.req.sent_headers:
+            kept = [(name, value) for name, value in self.req.outheaders if name != b"Content-Type"]
+            self.req.outheaders = [*kept, (b"Content-Type", fault.content_type.encode("latin-1"))]
+        if fault.data:
+            self.write(fault.data)
+        if fault.end == "whole":
+            return
+        self.req.sent_headers = True  # where nothing was said yet, nothing is
+        if fault.end == "silent":
+            sock = self.req.conn.socket
+            sock.settimeout(None)
+            while sock.recv(1024):  # until the client leaves, or the server closes
+                pass
+        raise ConnectionAbortedError(errno.ECONNABORTED, "the connection was to be cut")
 
     def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
         self.req.conn.socket.settimeout(PATIENCE)  # the request has been read; now it is the client who reads
@@ -143,6 +181,10 @@ class _Server(wsgi.Server):
     keep_alive_conn_limit = 100_000
     expiration_interval = CLOSE_INTERVAL
     max_request_body_size = MAX_REQUEST
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.open: set[_Connection] = set()  # one call changes it, from any thread
 
     @staticmethod
     def bind_socket(socket_: socket.socket, bind_addr: Any) -> socket.socket:
@@ -179,6 +221,11 @@ class Serving:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host)
         host = f"[{host}]" if ":" in host else host
         return f"http://{host}:{self._server.bind_addr[1]}"
+
+    @property
+    def connections(self) -> int:
+        """How many connections clients hold."""
+        return len(self._server.open)
 
     @property
     def started(self) -> bool:

@@ -12,21 +12,8 @@ from uuid import UUID
 from ..decoding import parse
 from ..errors import ChatError
 from .backend import Backend
-
-
-class Refused(Exception):
-    """A request that gets an error; the protocol puts it into its own words.
-
-    Args:
-        status: the HTTP status.
-        message: what was wrong.
-    """
-
-    def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-        self.headers = headers or {}
+from .faults import Refused
+from .record import Recorded
 
 
 class Request:
@@ -43,6 +30,15 @@ class Request:
         """The value of a header, ``""`` where there is none."""
         name = name.upper().replace("-", "_")
         return str(self._environ.get(name if name == "CONTENT_TYPE" else f"HTTP_{name}", ""))
+
+    def recorded(self) -> Recorded:
+        """Returns what is kept of it for a test."""
+        headers = {
+            key.removeprefix("HTTP_").replace("_", "-").title(): str(value)
+            for key, value in self._environ.items()
+            if key.startswith("HTTP_") or (key in ("CONTENT_TYPE", "CONTENT_LENGTH") and value)
+        }
+        return Recorded(self.method, self.path, self._environ.get("QUERY_STRING", ""), headers, self.body)
 
     def cookie(self, name: str) -> str | None:
         """The value of a cookie."""
@@ -90,7 +86,8 @@ class Response(NamedTuple):
     headers: dict[str, str] = {}  # noqa: RUF012
 
 
-class _Closable(Protocol):
+class _Answer(Protocol):
+    def begin(self) -> None: ...
     def close(self) -> None: ...
 
 
@@ -98,15 +95,16 @@ class Stream:
     """A body that is sent as it is produced: the answer's pieces, each put into the protocol's form.
 
     Args:
-        answer: closed when the body was sent, or the client went away.
+        answer: begun before anything is sent; closed when the body was sent, or the client went away.
         encoded: the answer in the protocol's form.
     """
 
-    def __init__(self, answer: _Closable, encoded: Iterator[str]) -> None:
+    def __init__(self, answer: _Answer, encoded: Iterator[str]) -> None:
         self._answer = answer
         self._encoded = encoded
 
     def __iter__(self) -> Iterator[bytes]:
+        self._answer.begin()
         try:
             for text in self._encoded:
                 yield text.encode("utf-8", "replace")
@@ -177,3 +175,6 @@ class Endpoints:
     def conversations(self) -> list[str]:
         """Returns the ids of the conversations that exist, where the protocol has any."""
         return []
+
+    def expire(self) -> None:
+        """Forgets who has logged in, where the protocol has a login."""

@@ -26,6 +26,11 @@ _NO_ADDRESS = (
 _HOSTED = "; or name the hosted address on purpose: {cls}(base_url={cls}.url)"
 
 
+def address_variable(name: str) -> str:
+    """Returns the variable of the environment in which a provider's address stands."""
+    return f"BERLIN_CHAT_{name.upper()}_URL"
+
+
 class Configuration(TypedDict, total=False):
     """The arguments that all providers have, for the signatures of those that pass them on."""
 
@@ -121,7 +126,7 @@ class Configured:
         return {name: self.base_url if name == "base_url" else value for name, value in self._configuration.items()}
 
     def _url_from_environment(self) -> tuple[str | None, str]:
-        for variable in (f"BERLIN_CHAT_{self.name.upper()}_URL", "BERLIN_CHAT_URL"):
+        for variable in (address_variable(self.name), "BERLIN_CHAT_URL"):
             if value := os.environ.get(variable):
                 return value, variable
         return (self.url, "url") if self.working else (None, "")

@@ -1018,11 +1018,12 @@ def test_the_echo_comes_word_by_word(name: str, echo: LocalServer) -> None:
     assert all(len(piece.split()) == 1 for piece in pieces)
 
 
-def test_the_echo_of_several_messages_is_the_flattened_prompt(echo: LocalServer) -> None:
+def test_the_echo_repeats_the_last_message_as_far_as_the_protocol_tells_them_apart(echo: LocalServer) -> None:
     messages = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}]
     for name in NAMES:
         with echo.provider(name) as provider:
-            assert provider.ask(messages).endswith("System: Be kind.\nUser: Hi\nAssistant:")
+            said = "Hi" if provider.supports_message_history else "System: Be kind.\nUser: Hi\nAssistant:"
+            assert provider.ask(messages).endswith(f"You said: {said}")
 
 
 def test_the_delay_is_kept_before_each_piece(serve: Serve) -> None:

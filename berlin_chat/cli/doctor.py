@@ -17,9 +17,9 @@ from ..errors import (
     ProviderNotWorking,
     StreamInterrupted,
 )
-from ..providers import get_provider
+from ..providers import configured_names, get_provider
 from .look import show_table
-from .options import chosen_settings, click, configured, provider_options
+from .options import chosen_settings, click, provider_options
 from .words import FAILED, complain, in_the_commands_words
 
 _QUESTION = "Say OK."
@@ -53,7 +53,7 @@ def doctor(deadline: float, provider: str | None, **given: Any) -> int:
     """
     source = click.get_current_context().get_parameter_source("provider")
     named = (provider and source is ParameterSource.COMMANDLINE) or given["base_url"]
-    others = [] if named else configured()
+    others = [] if named else configured_names()
     names = list(dict.fromkeys([*_default(provider, given), *others])) if others else []
     names = names or [chosen_settings(provider, **given)[0]]
     rows, complaints = [], []

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ..configuration import address_variable
 from ..errors import InvalidRequest
 from ..provider import Provider
-from ..providers import PROVIDERS, get_provider, provider_class, provider_names
+from ..providers import PROVIDERS, get_provider, guessed, provider_class, provider_names
 
 __all__ = [
     "NEEDED",
@@ -18,7 +19,6 @@ __all__ = [
     "chosen_provider",
     "chosen_settings",
     "click",
-    "configured",
     "is_answered_here",
     "options",
     "provider_options",
@@ -131,38 +131,20 @@ def chosen_settings(
     from .settings import defaults
 
     kept = defaults()
-    name = provider or kept.get("provider") or _guessed(base_url or kept.get("base_url"))
+    name = provider or kept.get("provider") or ("openai" if base_url or kept.get("base_url") else _guessed())
     if kept.get("provider", name) != name:
         kept = {}
-    if not base_url and not any(os.environ.get(variable) for variable in (_variable(name), "BERLIN_CHAT_URL")):
+    if not base_url and not any(os.environ.get(variable) for variable in (address_variable(name), "BERLIN_CHAT_URL")):
         base_url = kept.get("base_url")
     given = {"model": model or kept.get("model"), "base_url": base_url, **others}
     return name, {key: value for key, value in given.items() if value is not None}
 
 
-def _variable(name: str) -> str:
-    return f"BERLIN_CHAT_{name.upper()}_URL"
-
-
-def configured() -> list[str]:
-    """The names of the providers that have an address of their own in the environment."""
-    return [name for name in provider_names() if os.environ.get(_variable(name))]
-
-
-def _guessed(base_url: str | None) -> str:
-    """The provider's name where nobody has said it."""
-    if base_url:
-        return "openai"
-    found = configured()
-    if len(found) > 1:
-        raise click.UsageError(
-            f"{', '.join(map(_variable, found))} are set: say which provider is meant, with -p, BERLIN_CHAT_PROVIDER or"
-            " berlin-chat set-default"
-        )
-    logs_in = os.environ.get("BERLIN_CHAT_TOKEN") or os.environ.get("BERLIN_CHAT_ACCOUNT")
-    if not found and logs_in and os.environ.get("BERLIN_CHAT_URL"):
-        return "berlin"  # the only one that has an account
-    return found[0] if found else "openai"
+def _guessed() -> str:
+    try:
+        return guessed()
+    except InvalidRequest as error:
+        raise click.UsageError(f"{error}, with -p, BERLIN_CHAT_PROVIDER or berlin-chat set-default") from None
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from IPython.core.magic_arguments import argument, magic_arguments
 from ..conversations.conversation import Conversation
 from ..errors import ChatError, InvalidRequest, tell_in_one_line
 from ..provider import Provider
-from ..providers import PROVIDERS, get_provider, provider_names
+from ..providers import PROVIDERS, get_provider, guessed
 from ..reply import Reply
 from .showing import Stopped, show
 
@@ -155,13 +155,10 @@ def chosen(
 
 
 def _guessed() -> str:
-    found = [name for name in provider_names() if os.environ.get(f"BERLIN_CHAT_{name.upper()}_URL")]
-    if len(found) > 1:
-        raise InvalidRequest(f"the environment has addresses for {' and '.join(found)}: say which is meant, with -p")
-    logs_in = os.environ.get("BERLIN_CHAT_TOKEN") or os.environ.get("BERLIN_CHAT_ACCOUNT")
-    if not found and logs_in and os.environ.get("BERLIN_CHAT_URL"):
-        return "berlin"  # the only one that has an account
-    return found[0] if found else "openai"
+    try:
+        return guessed()
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{error}, with -p or BERLIN_CHAT_PROVIDER") from None
 
 
 def load(shell: Any) -> None:

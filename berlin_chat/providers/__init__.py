@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+from ..configuration import address_variable
 from ..errors import InvalidRequest
 from ..provider import Provider
 from .acytoo import Acytoo
@@ -58,6 +60,26 @@ def get_provider(name: str, **config: Any) -> Provider:
         return cls(**config)
     except TypeError as error:
         raise InvalidRequest(f"{cls.__name__} cannot be made from these arguments: {error}") from None
+
+
+def configured_names() -> list[str]:
+    """Returns the names of those that have an address of their own in the environment."""
+    return [name for name in provider_names() if os.environ.get(address_variable(name))]
+
+
+def guessed() -> str:
+    """Returns the name of the one that the environment configures, ``"openai"`` where it configures none.
+
+    Raises:
+        InvalidRequest: it has the addresses of several.
+    """
+    found = configured_names()
+    if len(found) > 1:
+        raise InvalidRequest(f"{', '.join(map(address_variable, found))} are set: say which provider is meant")
+    logs_in = os.environ.get("BERLIN_CHAT_TOKEN") or os.environ.get("BERLIN_CHAT_ACCOUNT")
+    if not found and logs_in and os.environ.get("BERLIN_CHAT_URL"):
+        return "berlin"  # the only one that has an account
+    return found[0] if found else "openai"
 
 
 def _entry_points() -> dict[str, Any]:

@@ -15,7 +15,10 @@ _WORDS = re.compile(r"\s*\S+|\s+\Z")
 
 
 class Echo:
-    """Says plainly that no model is behind it, and repeats the prompt word by word."""
+    """Says plainly that no model is behind it, and repeats the last message word by word.
+
+    All of them would make each turn of a conversation twice as long as the one before.
+    """
 
     default_model = "echo"
 
@@ -23,4 +26,4 @@ class Echo:
         """Yields the words of the answer."""
         if wished := wish(options, FORMS):
             raise InvalidRequest(f"the echo has no model that could answer by {wished!r}")
-        yield from _WORDS.findall(PREFACE + flatten(as_list(messages)))
+        yield from _WORDS.findall(PREFACE + flatten(as_list(messages)[-1:]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Iterable
 from typing import Any, Literal, NoReturn, overload
 
@@ -10,7 +9,7 @@ from ...configuration import configured
 from ...errors import InvalidRequest
 from ...messages import Messages
 from ...provider import Provider
-from ...providers import PROVIDERS, provider_class
+from ...providers import configured_names, provider_class
 from ...providers.openai import OpenAICompatible
 from ...reply import Reply
 from ..credentials import credential
@@ -150,7 +149,7 @@ def _named(model: Any) -> tuple[str | None, Any]:
 def _configured_one(options: dict[str, Any]) -> Provider | type[Provider]:
     """Whom to ask where nobody was named."""
     if not options.get("base_url"):
-        found = [cls for cls in PROVIDERS.values() if os.environ.get(f"BERLIN_CHAT_{cls.name.upper()}_URL")]
+        found = [provider_class(name) for name in configured_names()]
         if len(found) > 1:
             return RetryProvider(found, shuffle=False)
         if found:

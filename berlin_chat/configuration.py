@@ -45,6 +45,14 @@ class Configuration(TypedDict, total=False):
     session: requests.Session | None
 
 
+class OfOneQuestion(TypedDict, total=False):
+    """The arguments of which one question may have its own."""
+
+    timeout: float | tuple[float | None, float | None] | None
+    headers: Mapping[str, str | None] | None
+    retries: int | None
+
+
 class Configured:
     """The part of :class:`~berlin_chat.Provider` that keeps its arguments, which are described there."""
 

@@ -60,6 +60,11 @@ class ChatError(RuntimeError):
         self.request_id = request_id
 
     @property
+    def message(self) -> str:
+        """The text of the error, by the name that OpenAI's package has for it."""
+        return str(self)
+
+    @property
     def status_code(self) -> int | None:
         """The same as ``status``, by the name that OpenAI's package has for it."""
         return self.status

@@ -10,16 +10,19 @@ from functools import wraps
 from itertools import chain, islice
 from time import monotonic
 from types import MethodType
-from typing import Any, ClassVar, Concatenate, Generic, NamedTuple, NoReturn, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, NamedTuple, NoReturn, ParamSpec, TypeVar, cast
 
 from . import validation
 from .cancellation import CancelToken, Deadline, Limiter, Limits
-from .configuration import Configured, configured
+from .configuration import Configured, OfOneQuestion, configured
 from .errors import Cancelled, ChatError, InvalidRequest, StreamInterrupted
 from .http.transport import Exchange
 from .live import LiveReply
 from .messages import Messages, as_list
 from .reply import Event, Metadata, Reply
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 P = TypeVar("P", bound="Provider")
 S = ParamSpec("S")
@@ -209,9 +212,11 @@ class Provider(Configured):
     open = as_live(stream)
 
     def models(
-        self, *, deadline: float | None = None, cancel: CancelToken | None = None, retries: int | None = None
+        self, *, deadline: float | None = None, cancel: CancelToken | None = None, **settings: Unpack[OfOneQuestion]
     ) -> list[str]:
-        """Returns the names of the models that the server has. Its arguments are those of ``stream``.
+        """Returns the names of the models that the server has.
+
+        Its arguments are those of ``stream``: ``deadline``, ``cancel``, ``timeout``, ``headers`` and ``retries``.
 
         Raises:
             InvalidRequest: the protocol has no list of them.
@@ -221,7 +226,7 @@ class Provider(Configured):
         try:
             self._check_open()
             limits = _checked(Limits(deadline, cancel))
-            with self._transport.exchange(limits, self._transport.settings.changed(retries=retries)) as exchange:
+            with self._transport.exchange(limits, self._transport.settings.changed(**settings)) as exchange:
                 exchange.check()
                 return self.model_names(exchange)
         except ChatError as error:

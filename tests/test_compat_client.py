@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pickle
@@ -44,7 +45,7 @@ from berlin_chat.compat import shapes as our_shapes
 from berlin_chat.server import LocalServer
 from model_server import ModelServer
 from scripted import USAGE, chunk, end, questions, replies, text, two_calls
-from wire import BERLIN, OPENAI, PATIENCE, Connection, Recorded, Wire, speak
+from wire import BERLIN, OPENAI, PATIENCE, Connection, Recorded, Script, Wire, speak
 
 ROOT = Path(__file__).parent.parent
 HI: list[Any] = [{"role": "user", "content": "Weather in Berlin?"}]
@@ -361,8 +362,8 @@ def test_a_chunk_arrives_before_the_next_one_is_sent(client: Client, wire: Wire)
     assert [one.choices[0].delta.content for one in stream] == ["ny", None]
 
 
-def test_a_stream_that_is_closed_ends_the_question(client: Client, wire: Wire) -> None:
-    ended = threading.Event()
+def one_piece_and_silence(ended: threading.Event) -> Script:
+    """Says that it has ended when the client has closed the connection."""
 
     def script(request: Recorded, connection: Connection) -> None:
         first, *_ = text("Sun")
@@ -370,7 +371,41 @@ def test_a_stream_that_is_closed_ends_the_question(client: Client, wire: Wire) -
         connection.wait_until_client_closes()
         ended.set()
 
-    wire.on(*OPENAI.route, script)
+    return script
+
+
+def test_a_stream_that_nobody_refers_to_any_more_ends_the_question(client: Client, wire: Wire) -> None:
+    ended = threading.Event()
+    wire.on(*OPENAI.route, one_piece_and_silence(ended))
+    gc.disable()
+    try:
+        for one in client.chat.completions.create(model="m", messages=HI, stream=True):
+            if one.choices[0].delta.content:
+                break
+        assert ended.wait(PATIENCE), "its connection stays open"
+    finally:
+        gc.enable()
+
+
+def test_the_headers_of_a_client_are_sent_for_its_models_too(client: Client, wire: Wire) -> None:
+    wire.on("GET", "/v1/models", lambda request, connection: connection.respond(200, {"data": []}))
+    client.with_options(default_headers={"X-Tenant": "a"}, timeout=5).models.list()
+    assert wire.requests[-1].header("X-Tenant") == "a"
+
+
+def test_a_message_can_be_made_a_dict_and_an_error_has_its_message(client: Client, wire: Wire) -> None:
+    answer_whole(wire)
+    message = client.chat.completions.create(model="m", messages=HI).choices[0].message
+    assert dict(message)["content"] == message.content
+    wire.routes.clear()
+    with pytest.raises(ChatError) as caught:
+        client.chat.completions.create(model="m", messages=HI)
+    assert caught.value.message == str(caught.value)
+
+
+def test_a_stream_that_is_closed_ends_the_question(client: Client, wire: Wire) -> None:
+    ended = threading.Event()
+    wire.on(*OPENAI.route, one_piece_and_silence(ended))
     with client.chat.completions.create(model="m", messages=HI, stream=True) as stream:
         next(stream)
     assert ended.wait(PATIENCE)

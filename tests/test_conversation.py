@@ -679,3 +679,14 @@ def test_the_import_of_the_package_leaves_these_modules_alone() -> None:
         print(*{wanted}.intersection(sys.modules) - before)"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.stdout.strip(), done.stderr) == ("", "")
+
+
+def test_what_a_fork_and_the_caller_change_later_is_their_own(provider: Provider, wire: Wire) -> None:
+    replies(wire, text("a"))
+    parts = [{"type": "text", "text": "as it was"}]
+    conversation = Conversation(provider, temperature=0.1)
+    conversation.ask([{"role": "user", "content": parts}])
+    parts[0]["text"] = "changed"
+    conversation.fork().options["temperature"] = 0.9
+    assert conversation.options == {"temperature": 0.1}
+    assert conversation.messages[0]["content"] == [{"type": "text", "text": "as it was"}]

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,10 @@ from berlin_chat import (
     Provider,
     StreamInterrupted,
 )
-from berlin_chat.conversations import migrations
+from berlin_chat.conversations import migrations, steps
 from scripted import chunk, questions, replies, text, two_calls
 from test_conversation import HALF, assistant, forks, half_and_silence, strict, user, weather
-from wire import OPENAI, Connection, Recorded, Wire
+from wire import OPENAI, Connection, Recorded, Stopwatch, Wire
 
 
 @pytest.fixture
@@ -573,6 +574,61 @@ def test_a_file_that_is_locked_during_a_reply_costs_nothing_of_it(provider: Prov
             *(("one", 0), ("abc", 0), ("two", 0), ("d", 0))
         ]
     other.close()
+
+
+def test_an_undo_that_could_not_be_written_is_written_with_the_next_turn(
+    provider: Provider, wire: Wire, file: Path
+) -> None:
+    replies(wire, text("a"), text("b"), text("c"))
+    with History(file, timeout=0.1) as history:
+        conversation = Conversation(provider, history=history)
+        conversation.ask("keep")
+        conversation.ask("take me back")
+        with closing(sqlite3.connect(file, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(HistoryError, match="locked"):
+                conversation.undo()
+        conversation.ask("next")
+        assert conversation.id is not None
+        again = history.conversation(conversation.id, provider)
+    assert [turn.question[0]["content"] for turn in again.turns] == ["keep", "next"]
+
+
+def test_a_growing_reply_does_not_wait_for_a_file_that_is_locked(
+    provider: Provider, wire: Wire, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only its end does."""
+    monkeypatch.setattr(steps, "WRITE_INTERVAL", 0.0)
+    replies(wire, text("a", "b", "c"))
+    patience = 3.0
+    with History(file, timeout=patience) as history:
+        stream = Conversation(provider, history=history).stream("Hi")
+        next(stream)
+        with closing(sqlite3.connect(file, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            watch = Stopwatch()
+            assert [next(stream), next(stream)] == ["b", "c"]
+            assert watch.seconds < patience
+        assert list(stream) == []
+
+
+def test_a_deletion_whose_text_another_program_keeps_says_so(provider: Provider, wire: Wire, file: Path) -> None:
+    replies(wire, text("a"))
+    with History(file, timeout=0.1) as history:
+        Conversation(provider, history=history).ask("secret word")
+        with closing(sqlite3.connect(file, isolation_level=None)) as other:
+            other.execute("BEGIN")
+            other.execute("SELECT count(*) FROM messages").fetchone()
+            with pytest.raises(HistoryError, match="its text is still in the file beside it"):
+                history.delete(1)
+        assert history.latest() is None
+    assert b"secret word" not in everything(file)
+
+
+@pytest.mark.parametrize("limit", ["x", 0, 1.5])
+def test_a_limit_that_is_no_number_is_refused(limit: Any, history: History) -> None:
+    with pytest.raises(InvalidRequest, match="limit"):
+        history.search("a", limit)
 
 
 def test_an_error_of_the_reply_comes_before_one_of_the_file(provider: Provider, wire: Wire, file: Path) -> None:

@@ -271,3 +271,25 @@ def test_what_ctrl_c_has_torn_off_does_not_stay_open(left: tuple[History, Callab
         connection.execute("DELETE FROM messages")
     end()
     assert rows(file, "SELECT content, cut FROM messages") == [("Hi", 0), ("one two ", 1)]
+
+
+#: Opens the file and closes it; the argument is its name.
+VISITING = "import sys; from berlin_chat import History; History(sys.argv[1]).close()"
+
+
+@pytest.mark.parametrize("how", ["another history", "a pickled conversation"])
+def test_a_second_history_of_the_same_process_takes_no_lock_away(how: str, wire: Wire, tmp_path: Path) -> None:
+    """POSIX drops all locks that a process has on a file when it closes any descriptor of it."""
+    file = tmp_path / "chats.db"
+    replies(wire, text("a"), text("b"))
+    with OpenAICompatible(base_url=wire.url, retries=0) as provider, History(file) as history:
+        conversation = Conversation(provider, history=history)
+        conversation.ask("one")
+        if how == "another history":
+            other: Any = History(file)
+        else:
+            other = pickle.loads(pickle.dumps(conversation))
+        subprocess.run([sys.executable, "-c", VISITING, str(file)], check=True, timeout=60)
+        conversation.ask("two")
+        assert rows(file, "SELECT content FROM messages ORDER BY id") == [("one",), ("a",), ("two",), ("b",)]
+        (other if how == "another history" else other.history).close()

@@ -449,3 +449,34 @@ def test_a_tool_may_ask_in_a_fork_but_not_in_the_turn_itself(provider: Provider,
     first, second = (message["content"] for message in conversation.messages if message["role"] == "tool")
     assert "in the middle of a turn" in first
     assert second == "Deep."
+
+
+@dataclass
+class Positive:
+    a: int
+
+    def __post_init__(self) -> None:
+        assert self.a > 0, "it must be positive"
+
+
+@pytest.mark.parametrize(
+    ("hint", "argument"), [("float", "1" + "0" * 400), ("Positive", '{"a": -1}'), ("float", '"\\ud800"')]
+)
+def test_whatever_an_argument_makes_of_itself_is_told_to_the_model(hint: str, argument: str) -> None:
+    def function(x: Any) -> str:
+        return "never"
+
+    function.__annotations__["x"] = {"float": float, "Positive": Positive}[hint]
+    answer = Tools([function]).answer(ToolCall("1", "function", f'{{"x": {argument}}}'))
+    assert answer["content"].startswith("Error: ")
+    assert answer["content"].encode()
+
+
+def test_names_that_are_no_text_inside_of_what_a_tool_returns_break_no_turn(provider: Provider, wire: Wire) -> None:
+    def names() -> list[str]:
+        return ["caf\udce9.txt"]  # as os.listdir() gives it
+
+    replies(wire, one_call(name="names"), text("ok"), text("again"))
+    conversation = Conversation(provider, tools=[names])
+    assert conversation.ask("Which files?") == "ok"
+    assert conversation.ask("Again?") == "again"

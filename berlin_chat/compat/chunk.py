@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from itertools import chain
 from typing import Any
 
 from ..choices import delta, last
 from ..live import LiveReply
-from ..reply import ToolCall
+from ..reply import Event, ToolCall
 from .completion import head
 from .shapes import ChoiceLogprobs, CompletionUsage, Shape
 
@@ -70,10 +71,9 @@ class Stream:
 
     def __init__(self, live: LiveReply, model: str, counted: bool) -> None:
         self._live = live
-        self._head = {**head(model), "object": "chat.completion.chunk"}
-        self._events = live.events()
-        self._first = next(self._events, None)
-        self._chunks = self._read(counted)
+        events = live.events()
+        # It does not know this object: then both end with the last who refers to it, and with them the reply.
+        self._chunks = _chunks(live, events, next(events, None), head(model), counted)
 
     def __iter__(self) -> Stream:
         return self
@@ -92,19 +92,22 @@ class Stream:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _read(self, counted: bool) -> Generator[ChatCompletionChunk, None, None]:
-        told: dict[int | None, ToolCall] = {}
-        yield self._chunk({"delta": {"role": "assistant", "content": ""}, "finish_reason": None})
-        if self._first is not None:
-            yield self._chunk({"delta": delta(self._first, told), "finish_reason": None})
-        for event in self._events:
-            yield self._chunk({"delta": delta(event, told), "finish_reason": None})
-        reply = self._live.reply
-        if reply is None:
-            return  # it was closed
-        yield self._chunk(last(reply), **({"citations": reply.citations} if reply.citations else {}))
-        if counted and reply.usage:
-            yield ChatCompletionChunk.of({**self._head, "choices": [], "usage": reply.usage})
 
-    def _chunk(self, choice: dict[str, Any], **beside: Any) -> ChatCompletionChunk:
-        return ChatCompletionChunk.of({**self._head, "choices": [{"index": 0, **choice}], **beside})
+def _chunks(
+    live: LiveReply, events: Iterator[Event], first: Event | None, known: dict[str, Any], counted: bool
+) -> Generator[ChatCompletionChunk, None, None]:
+    told: dict[int | None, ToolCall] = {}
+    known = {**known, "object": "chat.completion.chunk"}
+
+    def chunk(choice: dict[str, Any], **beside: Any) -> ChatCompletionChunk:
+        return ChatCompletionChunk.of({**known, "choices": [{"index": 0, **choice}], **beside})
+
+    yield chunk({"delta": {"role": "assistant", "content": ""}, "finish_reason": None})
+    for event in chain([] if first is None else [first], events):
+        yield chunk({"delta": delta(event, told), "finish_reason": None})
+    reply = live.reply
+    if reply is None:
+        return  # it was closed
+    yield chunk(last(reply), **({"citations": reply.citations} if reply.citations else {}))
+    if counted and reply.usage:
+        yield ChatCompletionChunk.of({**known, "choices": [], "usage": reply.usage})

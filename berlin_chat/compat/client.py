@@ -238,7 +238,7 @@ class Models:
             InvalidRequest: the protocol has no list of them.
             ChatError: those of ``Provider.models``.
         """
-        names: Iterable[str] = self._client.provider.models(retries=self._client._settings.get("retries"))
+        names: Iterable[str] = self._client.provider.models(**self._client._settings)
         data = [{"id": name, "created": 0, "object": "model", "owned_by": ""} for name in names]
         return SyncPage.of({"data": data, "object": "list"})
 

@@ -77,6 +77,10 @@ class Shape:
             if not name.startswith("_") and hasattr(self, name):
                 yield name, getattr(self, name)
 
+    def __iter__(self) -> Iterator[Any]:
+        """The pairs of which ``dict()`` makes a dict, as of pydantic's objects."""
+        return self._fields()
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self._fields())})"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from copy import deepcopy
 from typing import Any, cast
 
 from ..cancellation import CancelToken, Deadline, Limits
@@ -81,6 +82,7 @@ class Conversation:
         self.trim = _checked_trim(trim)
         self.options = _checked_options(options)
         self.id: int | None = None
+        self._undone: list[Turn] = []  # what the history does not know yet
         self._begin_life()
 
     def _begin_life(self) -> None:
@@ -135,13 +137,15 @@ class Conversation:
         turn = self._turns.pop()
         turn.undo()
         if self.id is not None:
-            self._write(turn)
+            self._undone.append(turn)
+            self._write()
         return turn
 
     def fork(self) -> Conversation:
         """Returns another conversation that goes on from here by itself; a history keeps it as one of its own."""
         made = Conversation.__new__(type(self))
-        made.__setstate__({**self.__getstate__(), "_turns": [turn.copy() for turn in self._turns], "id": None})
+        own = {"_turns": [turn.copy() for turn in self._turns], "_undone": [], "options": {**self.options}, "id": None}
+        made.__setstate__({**self.__getstate__(), **own})
         return made
 
     # The next turn
@@ -194,7 +198,7 @@ class Conversation:
         if self.tools:
             options = {"tools": self.tools.definitions, **options}
         question = question._replace(model=question.model or self.model, options=options)
-        turn = Turn(asked)
+        turn = Turn(deepcopy(asked))
         return self._turn(turn, question, self._asked(turn, question), self._turns[-1:])
 
     def _asked(self, turn: Turn, question: Question, deadline: Deadline | None = None) -> Parts:
@@ -213,7 +217,7 @@ class Conversation:
                 parts = self._asked(turn, question)
             self._write(turn)
             try:
-                steps = Steps(turn, self.tools, self.max_steps, self._asked, self._write_if_possible)
+                steps = Steps(turn, self.tools, self.max_steps, self._asked, self._write_at_once)
                 reply = yield from steps.run(question, parts)
                 self._end(turn, floor)
                 return reply
@@ -239,23 +243,29 @@ class Conversation:
         elif not isinstance(error, HistoryError):
             self._write_if_possible(turn)
 
-    def _write(self, turn: Turn) -> None:
+    def _write(self, *growing: Turn, wait: bool = True) -> None:
         """Has the history write what is new, and what it could not write before."""
         if self.history is None:
             return
-        turn.settle()
+        for turn in growing:
+            turn.settle()
         model = self.model or self.provider.model or None
         about = {"system": self.system, "provider": self.provider.name, "model": model}
         try:
-            self.id = self.history.write(self.id, about, [*self._turns, turn])
+            self.id = self.history.write(self.id, about, [*self._undone, *self._turns, *growing], wait)
         except HistoryError as error:
-            error.partial = turn.text
+            error.partial = "".join(turn.text for turn in growing)
             raise
+        self._undone.clear()
 
-    def _write_if_possible(self, turn: Turn) -> None:
-        """The same for what the end of the turn writes in any case."""
+    def _write_if_possible(self, turn: Turn, wait: bool = True) -> None:
+        """The same for what is written once more in any case."""
         with suppress(HistoryError):
-            self._write(turn)
+            self._write(turn, wait=wait)
+
+    def _write_at_once(self, turn: Turn) -> None:
+        """The same while the turn goes on, which nobody else's lock may keep waiting."""
+        self._write_if_possible(turn, wait=False)
 
 
 def _checked_provider(provider: Any) -> Provider:

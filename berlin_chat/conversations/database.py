@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, TypeVar
 
@@ -70,11 +70,18 @@ class Database:
                 self._connection = self._opened()
             try:
                 yield self._connection
-            except sqlite3.Error as error:
+            except (sqlite3.Error, UnicodeError, OverflowError) as error:  # or what no file of SQLite's can hold
                 raise self._told(error) from error
 
-    def write(self, work: Callable[[sqlite3.Connection], T], take_back: Callable[[], None] = lambda: None) -> T:
+    def write(
+        self,
+        work: Callable[[sqlite3.Connection], T],
+        take_back: Callable[[], None] = lambda: None,
+        wait: bool = True,
+    ) -> T:
         """Does the work in one transaction, and returns what it does; where that fails, calls ``take_back``.
+
+        It waits for other processes that write, unless it is told not to.
 
         A finalizer or a signal handler may come in the middle of a write of its own thread: its work belongs to the
         same transaction then.
@@ -88,6 +95,7 @@ class Database:
             if connection.in_transaction:  # Ctrl-C has torn off what would have ended it
                 connection.execute("ROLLBACK")
             self._take_backs = [take_back]
+            connection.execute(f"PRAGMA busy_timeout = {round(self.timeout * 1000) if wait else 0}")
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 result = work(connection)
@@ -138,19 +146,25 @@ class Database:
         import sqlite3
 
         try:
-            # SQLite would make a file that others may read; those beside it get the mode of this one.
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+            # SQLite would make a file that others may read; those beside it get the mode of this one. One that is
+            # there must not be opened here: to close it would take away the locks that this process has on it.
+            with suppress(FileExistsError):
+                os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
             connection = sqlite3.connect(
                 self.path, timeout=self.timeout, isolation_level=None, check_same_thread=False, cached_statements=64
             )
         except (OSError, sqlite3.Error) as error:
-            raise InvalidRequest(f"{self.path} cannot be opened: {error}. Name a file that can be written") from None
+            raise self._cannot_be_opened(error) from None
         try:
             self._prepare(connection)
         except BaseException as error:
             connection.close()
-            if isinstance(error, sqlite3.OperationalError):
+            if isinstance(error, sqlite3.OperationalError) and "readonly" not in str(error):
                 raise self._told(error) from error
+            if isinstance(error, sqlite3.OperationalError):
+                raise InvalidRequest(
+                    f"{self.path} cannot be opened: {error}. Name a file that can be written"
+                ) from error
             if isinstance(error, sqlite3.DatabaseError):
                 raise InvalidRequest(f"{self.path} is no history: {error}. Name another file") from error
             raise
@@ -180,6 +194,9 @@ class Database:
                 if "locked" not in str(error) or monotonic() > end:
                     raise
                 sleep(_PAUSE)
+
+    def _cannot_be_opened(self, error: Exception) -> InvalidRequest:
+        return InvalidRequest(f"{self.path} cannot be opened: {error}. Name a file that can be written")
 
     def _told(self, error: Exception) -> HistoryError:
         """The one error for what can go wrong with the file."""

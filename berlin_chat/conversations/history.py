@@ -165,6 +165,7 @@ class History:
         words = text.split()
         if not words:
             raise InvalidRequest("the text to search for is empty")
+        checked_count(limit, "limit", 1)
         with self._database.reading() as connection:
             rows = _matching(connection, words, limit) if migrations.can_search(connection) else []
             rows = rows or _holding(connection, words, limit)
@@ -193,6 +194,7 @@ class History:
 
         Raises:
             InvalidRequest: there is no such conversation.
+            HistoryError: it is deleted, but its text is still in the file beside it, for another program reads that.
         """
 
         def work(connection: sqlite3.Connection) -> None:
@@ -203,7 +205,13 @@ class History:
 
         self._database.write(work)
         with self._database.reading() as connection:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the file beside it has them as well
+            busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]  # which has them as well
+        if busy:
+            raise HistoryError(
+                f"conversation {id} is deleted, but another program reads {self.path}: its text is still in the file"
+                " beside it",
+                advice="It goes when the next conversation is deleted, or when all programs have closed the file",
+            )
 
     def _ids(self) -> list[int]:
         with self._database.reading() as connection:
@@ -221,13 +229,16 @@ class History:
 
     # Writing
 
-    def write(self, conversation: int | None, about: Mapping[str, str | None], turns: Iterable[Turn]) -> int:
+    def write(
+        self, conversation: int | None, about: Mapping[str, str | None], turns: Iterable[Turn], wait: bool = True
+    ) -> int:
         """Writes what has changed in the turns of a conversation, all of it or nothing; for ``Conversation``.
 
         Args:
             conversation: its number; None for a new one.
             about: its system message, and the names of its provider and model.
             turns: those that may have changed.
+            wait: whether to wait for other processes that write.
 
         Returns:
             The number of the conversation.
@@ -255,7 +266,7 @@ class History:
                         _write(connection, id, turn, entry)
             return id
 
-        return self._database.write(work, take_back)
+        return self._database.write(work, take_back, wait)
 
 
 _BEGIN = "INSERT INTO conversations (started, title, system, provider, model) VALUES (?, ?, ?, ?, ?)"

@@ -20,6 +20,8 @@ def rendered(facts: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> str
         for part in json.loads(row["parts"] or "[]"):
             if part["type"] != "text":
                 blocks.append(f"*({part['type']})*")
+        if refusal := json.loads(row["extra"] or "{}").get("refusal"):
+            blocks.append(refusal)
         for call in json.loads(row["tool_calls"] or "[]"):
             called = call.get("function") or call.get("custom") or {}
             blocks.append(_fenced(f"{called.get('name')}({called.get('arguments') or called.get('input') or ''})"))

@@ -96,7 +96,9 @@ class Tools:
         except ProtocolError:
             return "Error: the arguments are no JSON object."
         except (ValueError, TypeError) as error:
-            return f"Error: {error}."
+            return whole_characters(f"Error: {error}.")
+        except Exception as error:  # what makes an object of them may do anything
+            return whole_characters(f"Error: the arguments: {type(error).__name__}: {error}")
         try:
             return _text(tool.function(**arguments))
         except Cancelled:
@@ -161,4 +163,4 @@ def _text(result: Any) -> str:
     """What a function returned, as text for the model."""
     if isinstance(result, str):
         return whole_characters(result)
-    return json.dumps(result, ensure_ascii=False, default=str)
+    return whole_characters(json.dumps(result, ensure_ascii=False, default=str))

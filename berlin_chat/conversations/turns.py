@@ -162,8 +162,12 @@ class Turn:
 class Recorder(Protocol):
     """Keeps conversations, as they happen."""
 
-    def write(self, conversation: int | None, about: dict[str, str | None], turns: Iterable[Turn]) -> int:
+    def write(
+        self, conversation: int | None, about: dict[str, str | None], turns: Iterable[Turn], wait: bool = True
+    ) -> int:
         """Writes what has changed in the turns of a conversation; returns its number, which is made if it is None.
+
+        It waits for others who write, unless it is told not to.
 
         Raises:
             HistoryError: it cannot be written. What could not is written with the next that can.

@@ -182,6 +182,57 @@ def test_a_failure_has_its_status_and_words(name: str, chat_server: LocalServer,
     assert provider.ask("Hi") == "Hi"
 
 
+@pytest.mark.chat_server(strict=True)
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_failure_that_is_asked_again_without_stream_options_uses_one_reply(
+    status: int, chat_server: LocalServer, client: Any
+) -> None:
+    chat_server.replies.extend([Fail(status, "bad prompt"), Fail(status, "worse prompt"), "Hi"])
+    provider = client("openai")
+    for words in ("bad prompt", "worse prompt"):
+        with pytest.raises(APIStatusError, match=words) as caught:
+            provider.ask("Hi")
+        assert caught.value.status == status
+    assert provider.ask("Hi") == "Hi"
+    assert ["stream_options" in request.json for request in chat_server.requests] == [True, False, True, False, True]
+    provider.close()
+
+
+def test_a_failure_that_is_not_asked_again_is_told_to_no_other_question(
+    chat_server: LocalServer, sdk: openai.OpenAI
+) -> None:
+    chat_server.replies.extend([Fail(400, "bad"), "one", "two", "three", "four"])
+    counted: Any = {"stream_options": {"include_usage": True}}
+
+    def streamed(**options: Any) -> str:
+        choices = [choice for chunk in sdk_asks(sdk, True, **options) for choice in chunk.choices]
+        return "".join(choice.delta.content or "" for choice in choices)
+
+    with pytest.raises(openai.BadRequestError, match="bad"):
+        streamed(**counted)
+    assert sdk_asks(sdk).choices[0].message.content == "one"
+    assert [streamed(seed=1), streamed(**counted), streamed(**counted)] == ["two", "three", "four"]
+
+
+def test_threads_get_a_failure_each_though_each_asks_twice(chat_server: LocalServer, client: Any) -> None:
+    words = [f"bad-{number}." for number in range(8)]
+    chat_server.replies.extend(Fail(400, word) for word in words)
+    found: list[str] = []
+
+    def ask(provider: Provider) -> None:
+        with pytest.raises(APIStatusError) as caught:
+            provider.ask("Hi")
+        found.append(str(caught.value))
+
+    threads = [threading.Thread(target=ask, args=[client("openai")], daemon=True) for _ in words]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert sorted(word for word in words for error in found if word in error) == words
+    assert (chat_server.replies.asked_too_often, len(chat_server.requests)) == (0, 16)
+
+
 def test_a_failure_is_an_error_of_openais_client(chat_server: LocalServer, sdk: openai.OpenAI) -> None:
     chat_server.replies.extend([Fail(429, "slower", retry_after=1), Fail(401)])
     with pytest.raises(openai.RateLimitError, match="slower") as caught:

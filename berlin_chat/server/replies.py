@@ -48,6 +48,9 @@ class ToolCall:
 class Fail:
     """An error instead of a reply, in the words of the client's protocol.
 
+    ``OpenAICompatible`` asks a server that is new to it once more, without ``stream_options``, when it answers 400 or
+    422. That is the same question, and gets the same ``Fail``.
+
     Attributes:
         status: the HTTP status, 400 to 599.
         message: what is told; None for the words that belong to the status.

@@ -7,9 +7,10 @@ import re
 
 _TAG = r"<(?=[A-Za-z/!?])"
 _ENTITY = r"&(?:#[xX][0-9a-fA-F]+;?|#[0-9]+;?|\w+;)"
-# Browsers skip line ends and tabs in it, Markdown a backslash before the colon, and TeX spaces behind a brace. A space
-# behind the colon ends an address in Markdown.
-_SCRIPT = r"(?P<brace>\{\s*)?" + r"[\t\r\n]*".join("javascript") + r"[\t\r\n]*\\*:(?(brace)|(?=\S))"
+# Browsers skip line ends and tabs in it, and Markdown a backslash before the colon. A space, a tab or a line end behind
+# the colon, but no other white space, ends an address in Markdown. It does not behind a "<", nor in TeX behind a brace,
+# where spaces before the address are skipped.
+_SCRIPT = r"(?P<open>[{<]\s*)?" + r"[\t\r\n]*".join("javascript") + r"[\t\r\n]*\\*:(?(open)|(?=[^ \t\r\n]))"
 #: What may become a tag, a character that is not what it seems, or the address of a script.
 _LIVE = re.compile(f"{_TAG}|&#|{_ENTITY}|{_SCRIPT}", re.IGNORECASE)
 #: What Markdown leaves as it is: code between fences, code in a line, mathematics.
@@ -66,4 +67,4 @@ def _prose(text: str) -> str:
 
 
 def _without_script(text: str) -> str:
-    return re.sub(_SCRIPT, r"\g<brace>java script:", text, flags=re.IGNORECASE)
+    return re.sub(_SCRIPT, r"\g<open>java script:", text, flags=re.IGNORECASE)

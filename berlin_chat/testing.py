@@ -19,6 +19,8 @@ something it echoes. ``replies`` is the list of what it says, one reply a questi
 ``Cut(after=3)``, ``Silence(after=3)`` and ``Slow(0.05)`` are about the echo; and one stands inside another, such as
 ``Slow(0.05, Cut("one two", after=1))``. A question that is wrong in itself is refused, and uses no reply. When the list
 is used up, questions are answered 410, which no client tries again. With ``n`` choices a question takes ``n`` replies.
+A ``Fail`` of 400 or 422 also answers the same question when it comes again without ``stream_options``, as the provider
+``"openai"`` asks a server that is new to it: that uses one reply, and makes two ``requests``.
 
 The marker ``chat_server`` has the arguments of ``LocalServer``, and ``strict``: whether a test fails that leaves
 something over when it ends: replies that nobody asked for, questions that found no reply, H2o conversations, and

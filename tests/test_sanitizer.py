@@ -20,7 +20,9 @@ TAG = re.compile(r"<(/?[A-Za-z!?][^>]*)>?")
 def is_dead(text: str) -> bool:
     """Whether it has no tag but ours, and no address of a script."""
     tags = {tag.strip() for tag in TAG.findall(text)}
-    rendered = MarkdownIt("commonmark", {"html": True}).render(text)
+    markdown = MarkdownIt("commonmark", {"html": True})
+    markdown.validateLink = lambda url: True  # type: ignore[method-assign]  # not every program refuses scripts itself
+    rendered = markdown.render(text)
     # What browsers and Markdown make of an address, looked for where it is written and where it has become one.
     addresses = [
         re.sub(r"[\t\r\n\\]", "", html.unescape(found)).lower()
@@ -96,6 +98,20 @@ def test_no_link_runs_a_script(text: str, address: str) -> None:
     assert is_dead(harmless(text.format(address)))
 
 
+@pytest.mark.parametrize("space", ["\xa0", "\u2003", "\x85", "\x0b", "\x0c", "&nbsp;"])
+def test_only_a_space_a_tab_or_a_line_end_is_taken_for_the_end_of_an_address(space: str) -> None:
+    dead = harmless(f"[x](javascript:{space}alert(1))")
+    assert dead == f"[x](java script:{html.unescape(space)}alert(1))"
+    assert is_dead(dead)
+
+
+@pytest.mark.parametrize(
+    "text", ["[x](< javascript: alert(1)>)", "[x](<&#32;javascript: alert(1)>)", "[x]\n\n[x]: <\xa0{}>"]
+)
+def test_an_address_in_angle_brackets_runs_no_script_behind_a_space(text: str) -> None:
+    assert is_dead(harmless(text.format("javascript: alert(1)")))
+
+
 def test_mathematics_links_to_no_script() -> None:
     for text in (
         r"$\href{javascript:alert(1)}{x}$",
@@ -126,7 +142,22 @@ pieces = st.sampled_from(
         "$",
         "$$",
     ]
-    + ["\\", "javascript:", "[x](", ")", "a", ">", "- ", "|", "</code>", "</pre>", "\n\n", "\\(", "&#106;avascript:"]
+    + [
+        "\\",
+        "javascript:",
+        "[x](",
+        ")",
+        "a",
+        ">",
+        "- ",
+        "|",
+        "</code>",
+        "</pre>",
+        "\n\n",
+        "\\(",
+        "&#106;avascript:",
+        "\xa0",
+    ]
 )
 
 

@@ -11,8 +11,10 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import date
 from pathlib import Path
 from time import monotonic, time
+from types import MappingProxyType
 from typing import Any
 
 import openai
@@ -180,6 +182,76 @@ def test_a_failure_has_its_status_and_words(name: str, chat_server: LocalServer,
         provider.ask("Hi")
     assert limited.value.retry_after is None
     assert provider.ask("Hi") == "Hi"
+
+
+@pytest.mark.chat_server(strict=True)
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_failure_that_is_asked_again_without_stream_options_uses_one_reply(
+    status: int, chat_server: LocalServer, client: Any
+) -> None:
+    chat_server.replies.extend([Fail(status, "bad prompt"), Fail(status, "worse prompt"), "Hi"])
+    provider = client("openai")
+    for words in ("bad prompt", "worse prompt"):
+        with pytest.raises(APIStatusError, match=words) as caught:
+            provider.ask("Hi")
+        assert caught.value.status == status
+    assert provider.ask("Hi") == "Hi"
+    assert ["stream_options" in request.json for request in chat_server.requests] == [True, False, True, False, True]
+    provider.close()
+
+
+def test_a_failure_that_is_not_asked_again_is_told_to_no_other_question(
+    chat_server: LocalServer, sdk: openai.OpenAI
+) -> None:
+    chat_server.replies.extend([Fail(400, "bad"), "one", "two", "three", "four"])
+    counted: Any = {"stream_options": {"include_usage": True}}
+
+    def streamed(**options: Any) -> str:
+        choices = [choice for chunk in sdk_asks(sdk, True, **options) for choice in chunk.choices]
+        return "".join(choice.delta.content or "" for choice in choices)
+
+    with pytest.raises(openai.BadRequestError, match="bad"):
+        streamed(**counted)
+    assert sdk_asks(sdk).choices[0].message.content == "one"
+    assert [streamed(seed=1), streamed(**counted), streamed(**counted)] == ["two", "three", "four"]
+
+
+def test_threads_get_a_failure_each_though_each_asks_twice(chat_server: LocalServer, client: Any) -> None:
+    words = [f"bad-{number}." for number in range(8)]
+    chat_server.replies.extend(Fail(400, word) for word in words)
+    found: list[str] = []
+
+    def ask(provider: Provider) -> None:
+        with pytest.raises(APIStatusError) as caught:
+            provider.ask("Hi")
+        found.append(str(caught.value))
+
+    threads = [threading.Thread(target=ask, args=[client("openai")], daemon=True) for _ in words]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert sorted(word for word in words for error in found if word in error) == words
+    assert (chat_server.replies.asked_too_often, len(chat_server.requests)) == (0, 16)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "sent"),
+    [(0, "0"), (2, "2"), (3.0, "3"), (1234567, "1234567"), (1e16, "10000000000000000"), (1234567.25, "1234567.25")],
+)
+def test_retry_after_is_sent_without_an_exponent(
+    seconds: float, sent: str, chat_server: LocalServer, sdk: openai.OpenAI
+) -> None:
+    chat_server.replies.append(Fail(503, retry_after=seconds))
+    with pytest.raises(openai.InternalServerError) as caught:
+        sdk_asks(sdk)
+    assert caught.value.response.headers["Retry-After"] == sent
+
+
+def test_arguments_of_a_tool_may_be_any_mapping(chat_server: LocalServer, client: Any) -> None:
+    inner = MappingProxyType({"city": "Rome"})
+    chat_server.replies.append(ToolCall("weather", MappingProxyType({"where": inner})))
+    assert client("openai").ask("Hi").tool_calls[0].parsed() == {"where": {"city": "Rome"}}
 
 
 def test_a_failure_is_an_error_of_openais_client(chat_server: LocalServer, sdk: openai.OpenAI) -> None:
@@ -432,12 +504,27 @@ def test_a_server_that_is_no_tests_keeps_nothing() -> None:
         (lambda: Fail("503"), "status"),
         (lambda: Fail(503, at="breakfast"), "'breakfast'"),
         (lambda: Fail(503, retry_after=-1), "retry_after"),
+        (lambda: Fail(503, retry_after=float("inf")), "finite"),
+        (lambda: Fail(503, retry_after=float("nan")), "finite"),
+        (lambda: Fail(503, retry_after=10**400), "finite"),
+        (lambda: Fail(400, message=5), "message must be a str or None, not int"),
+        (lambda: ToolCall("f", {"day": date(2026, 1, 1)}), "'f' cannot be sent as JSON: date has no form"),
+        (lambda: ToolCall("f", MappingProxyType({"days": {1}})), "'f' cannot be sent as JSON: set has no form"),
+        (lambda: ToolCall("f", {"x": float("nan")}), "'f' cannot be sent as JSON"),
+        (lambda: ToolCall("f", {(1, 2): 3}), "'f' cannot be sent as JSON"),
+        (lambda: ToolCall("f", ["x"]), "arguments must be a mapping or a str, not list"),
+        (lambda: ToolCall(5), "name must be a str"),
+        (lambda: ToolCall("f", id=5), "id a str"),
         (lambda: Cut(Fail(503)), "Fail is a whole answer"),
         (lambda: Cut("one", after=-1), "after"),
         (lambda: Silence("one", after=True), "after"),
         (lambda: Slow("fast"), "seconds"),
         (lambda: Slow(0.1, 5), "Slow: a reply is"),
         (lambda: Garbage("text"), "must be bytes"),
+        (lambda: Garbage(b"x", "text/h\r\nX: y"), "content_type must be one line"),
+        (lambda: Garbage(b"x", "text/html\n"), "content_type must be one line"),
+        (lambda: Garbage(b"x", "tëxt/€"), "content_type must be one line"),
+        (lambda: Garbage(b"x", b"text/html"), "content_type must be one line"),
     ],
 )
 def test_what_is_no_reply_is_refused_where_it_is_written(make: Callable[[], object], said: str) -> None:

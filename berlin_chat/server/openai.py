@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -16,17 +17,23 @@ from ..messages import as_list
 from ..providers.h2o import H2o
 from ..providers.openai import OpenAICompatible
 from ..reply import Reply, ToolCall
-from .backend import Answer
+from .backend import Answer, Backend
 from .faults import Refused
 from .web import Endpoints, Handler, Request, Response, Stream, checked, json_response, number, numbers
 
 #: The largest ``n``, which is OpenAI's.
 MAX_CHOICES = 128
+#: After which ``OpenAICompatible`` asks a server that is new to it once more, without ``stream_options``.
+ASKED_AGAIN = (400, 422)
 _USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 
 
 class OpenAIEndpoints(Endpoints):
     name = OpenAICompatible.name
+
+    def __init__(self, backend: Backend) -> None:
+        super().__init__(backend)
+        self._failed = _Failed()
 
     def routes(self) -> list[tuple[str, str, Handler]]:
         return [
@@ -62,6 +69,7 @@ class OpenAIEndpoints(Endpoints):
     def complete(self, request: Request) -> Response:
         self._authorize(request)
         question = request.json()
+        again = {name: value for name, value in question.items() if name != "stream_options"}
         messages, model = question.pop("messages", None), question.pop("model", None)
         stream, count = question.pop("stream", None) or False, question.pop("n", None)
         stream_options = question.get("stream_options")
@@ -79,7 +87,15 @@ class OpenAIEndpoints(Endpoints):
             question.pop("stream_options", None)
         wanted = None if model == OpenAICompatible.default_model else model
         ask = partial(self.backend.answer, as_list(messages), wanted, question, text_only=False)
-        answers = _Answers(ask, int(count or 1))
+        counted = bool(stream and stream_options)
+        if not counted:
+            self._failed.refuse(again)
+        try:
+            answers = _Answers(ask, int(count or 1))
+        except Refused as refused:
+            if counted and refused.status in ASKED_AGAIN:
+                self._failed.add(again, refused)
+            raise
         if not stream:
             with closing(answers):
                 return _completion(answers, model)
@@ -89,6 +105,30 @@ class OpenAIEndpoints(Endpoints):
     def _authorize(self, request: Request) -> None:
         authorized = self.backend.is_authorized(request.bearer_token())
         checked(authorized, "wrong API key: it is the server's password", 401)
+
+
+class _Failed:
+    """The questions with ``stream_options`` that a test's ``Fail`` answered, as they may come again without them.
+
+    One lock guards them. Nothing but a ``Fail`` is kept, so there are no more of them than a test wrote down.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._questions: list[tuple[dict[str, Any], Refused]] = []
+
+    def add(self, question: dict[str, Any], refused: Refused) -> None:
+        with self._lock:
+            self._questions.append((question, refused))
+
+    def refuse(self, question: dict[str, Any]) -> None:
+        """Raises what the same question was answered before, once for each time."""
+        with self._lock:
+            place = next((place for place, (failed, _) in enumerate(self._questions) if failed == question), None)
+            if place is None:
+                return
+            _, refused = self._questions.pop(place)
+        raise Refused(refused.status, refused.message, refused.headers)
 
 
 class _Answers:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, MutableSequence, Sequence
 from contextlib import closing
@@ -23,6 +24,8 @@ from .faults import Broken, Fault, Refused
 
 #: How a text is said: word by word, each with the space before it.
 WORDS = re.compile(r"\s*\S+|\s+\Z")
+#: What a header can say: what Latin-1 has, without what could end the line.
+HEADER = re.compile(r"[\t\x20-\x7e\xa0-\xff]*")
 #: What is told when there is no reply left. It is no status that a client tries again.
 USED_UP = 410
 
@@ -37,16 +40,37 @@ class ToolCall:
         name: the tool's.
         arguments: what is sent as its JSON; a ``str`` is sent as it is, broken JSON too.
         id: the call's; None for one that no other call of the server has.
+
+    Raises InvalidRequest, also when made, for arguments that JSON has no form for.
     """
 
     name: str
     arguments: Mapping[str, Any] | str = "{}"
     id: str | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not isinstance(self.id, (str, type(None))):
+            raise InvalidRequest("ToolCall: name must be a str, and id a str or None")
+        if not isinstance(self.arguments, (str, Mapping)):
+            raise InvalidRequest(f"ToolCall: arguments must be a mapping or a str, not {type(self.arguments).__name__}")
+        self.written()
+
+    def written(self) -> str:
+        """The arguments as they are sent."""
+        if isinstance(self.arguments, str):
+            return self.arguments
+        try:
+            return json.dumps(self.arguments, default=_as_dict, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidRequest(f"ToolCall: arguments of {self.name!r} cannot be sent as JSON: {error}") from None
+
 
 @dataclass(frozen=True)
 class Fail:
     """An error instead of a reply, in the words of the client's protocol.
+
+    ``OpenAICompatible`` asks a server that is new to it once more, without ``stream_options``, when it answers 400 or
+    422. That is the same question, and gets the same ``Fail``.
 
     Attributes:
         status: the HTTP status, 400 to 599.
@@ -67,12 +91,15 @@ class Fail:
             raise InvalidRequest(f"Fail: status must be a number from 400 to 599, not {self.status!r}")
         if self.at not in ("question", "login"):
             raise InvalidRequest(f"Fail: at must be 'question' or 'login', not {self.at!r}")
-        if self.retry_after is not None and not (_is_number(self.retry_after) and self.retry_after >= 0):
-            raise InvalidRequest("Fail: retry_after must be seconds, and not negative")
+        if self.message is not None and not isinstance(self.message, str):
+            raise InvalidRequest(f"Fail: message must be a str or None, not {type(self.message).__name__}")
+        seconds = self.retry_after
+        if seconds is not None and not (_is_number(seconds) and 0 <= seconds <= sys.float_info.max):
+            raise InvalidRequest(f"Fail: retry_after must be seconds, finite and not negative, not {seconds!r}")
 
     def refusal(self) -> Refused:
         """What the protocol puts into its own words."""
-        headers = {} if self.retry_after is None else {"Retry-After": f"{self.retry_after:g}"}
+        headers = {} if self.retry_after is None else {"Retry-After": _seconds(self.retry_after)}
         phrases = {status.value: status.phrase for status in HTTPStatus}
         return Refused(self.status, self.message or phrases.get(self.status, "Error"), headers)
 
@@ -149,10 +176,25 @@ class Garbage:
     def __post_init__(self) -> None:
         if not isinstance(self.data, bytes):
             raise InvalidRequest(f"Garbage: data must be bytes, not {type(self.data).__name__}")
+        label = self.content_type
+        if label is not None and not (isinstance(label, str) and HEADER.fullmatch(label)):
+            raise InvalidRequest(f"Garbage: content_type must be one line of Latin-1, as in a header, not {label!r}")
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _seconds(value: float) -> str:
+    """As a header says it: whole seconds as a whole number, and never with an exponent."""
+    return str(int(value)) if value == int(value) else f"{value:f}".rstrip("0")
+
+
+def _as_dict(value: Any) -> dict[Any, Any]:
+    """What JSON sends a mapping as that is no dict."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
 def _checked(word: Any, reply: Any, after: int | None = None) -> None:
@@ -287,7 +329,7 @@ class Replies(MutableSequence[Any]):
         calls: list[Called] = []
         for piece in pieces:
             if isinstance(piece, ToolCall):
-                given = piece.arguments if isinstance(piece.arguments, str) else json.dumps(piece.arguments)
+                given = piece.written()
                 call = Called(piece.id or f"call_{next(self._calls)}", piece.name, given)
                 yield Event("tool_call", given, call, len(calls))
                 calls.append(call)

@@ -193,6 +193,34 @@ def test_retry_undo_model_and_system(upstream: Upstream, server: LocalServer) ->
     ]
 
 
+@pytest.mark.parametrize("log", [True, False])
+def test_a_retry_that_fails_leaves_the_earlier_reply(log: bool, wire: Wire, kept: dict[str, str]) -> None:
+    spoken = speak(YLOKH, ["Good."])
+    scripts = iter(
+        [spoken, spoken, *[lambda request, connection: connection.respond(400, {"error": "no"})] * 2, spoken]
+    )
+    wire.on(*YLOKH.route, lambda request, connection: next(scripts)(request, connection))
+    options = ["--base-url", wire.url, *([] if log else ["--no-log"])]
+    ran = run("chat", *options, stdin=b"One\nTwo\n/retry\n/retry\nThree\n", **kept)
+    assert ran.out == "Good.\n" * 3
+    assert ran.err.count("the earlier reply stays") == 2
+    asked = [[message["content"] for message in request.json["messages"]] for request in wire.requests]
+    assert asked[2] == asked[3] == ["One", "Good.", "Two"]
+    assert asked[4] == ["One", "Good.", "Two", "Good.", "Three"]
+    if log:
+        assert turns(kept) == [*asked[4], "Good."]
+
+
+def test_a_retry_that_is_answered_takes_the_earlier_reply_back(
+    upstream: Upstream, server: LocalServer, kept: dict[str, str]
+) -> None:
+    assert chat(server, "One", "Two", "/model other", "/retry", "Three", "/retry", **kept).code == 0
+    before = ["One", "You said **One**, *turn* 1.", "Two", "You said **Two**, *turn* 2."]
+    assert upstream.models == [None, None, "other", "other", "other"]
+    assert turns(kept) == [*before, "Three", "You said **Three**, *turn* 3."]
+    assert chat(server, "/retry", **kept).err == "berlin-chat: there is no question to ask again\n"
+
+
 def test_help_names_every_command_and_an_unknown_one_is_said(server: LocalServer) -> None:
     ran = chat(server, "/help", "/nope", "/undo", "/save /nowhere/x.md")
     for name in (*COMMANDS, "/exit", "Alt-Enter", '"""', "Ctrl-C"):

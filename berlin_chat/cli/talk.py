@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from time import strftime
-from typing import Any
+from typing import Any, cast
 
 from ..conversations.conversation import Conversation
 from ..errors import ChatError
@@ -108,11 +108,21 @@ class Talk:
 
     def retry(self, rest: str) -> None:
         """Ask the last question again."""
-        question = self._unanswered
-        if question is None:
-            messages = self._conversation.undo().messages
-            question = [message for message in messages if message["role"] == "user"]
-        self._ask(question)
+        earlier = self._conversation
+        if self._unanswered is not None:
+            self._ask(self._unanswered)
+        elif not earlier.turns:
+            say("there is no question to ask again")
+        else:
+            self._conversation = again = _without_its_last_turn(earlier)
+            try:
+                self._ask(earlier.turns[-1].question)
+            finally:
+                if len(again.turns) == len(earlier.turns):
+                    earlier.undo()  # in the history too
+                else:
+                    self._conversation, self._unanswered = earlier, None
+                    say("the earlier reply stays")
 
     def undo(self, rest: str) -> None:
         """Take the last turn back."""
@@ -145,6 +155,19 @@ class Talk:
         """Read several lines, up to one that says /end."""
         if text := self._typed.lines().strip("\n"):
             self._ask(text)
+
+
+def _without_its_last_turn(conversation: Conversation) -> Conversation:
+    """Returns one that goes on in the same record, from before a turn that stays in both until it is taken back."""
+    return Conversation.resumed(
+        conversation.turns[:-1],
+        cast(int, conversation.id),  # it has none where no history is kept
+        conversation.provider,
+        system=conversation.system,
+        history=conversation.history,
+        model=conversation.model,
+        **conversation.options,
+    )
 
 
 def _described(method: Callable[[Talk, str], None], usage: str) -> tuple[Callable[[Talk, str], None], str, str]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import stat
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +17,7 @@ import pytest
 
 from berlin_chat.cli.talk import COMMANDS
 from berlin_chat.server import LocalServer
-from command import Ran, run, without
+from command import COMMAND, Ran, arrives, environment, run, without
 from terminal import Terminal, needs_tmux
 from wire import PATIENCE, YLOKH, Wire, speak, wait_for
 
@@ -241,7 +244,7 @@ def test_save_writes_json_and_no_file_that_is_there(server: LocalServer, tmp_pat
 def test_an_error_ends_the_turn_and_not_the_chat(wire: Wire) -> None:
     wire.on(*YLOKH.route, lambda request, connection: connection.respond(401, {"error": "no such key"}))
     ran = run("chat", "--base-url", wire.url, stdin=b"One\nTwo\n")
-    assert (ran.code, ran.out) == (0, "")
+    assert (ran.code, ran.out) == (1, "")
     assert [line.endswith("no such key. Check BERLIN_CHAT_API_KEY") for line in ran.err.splitlines()] == [True, True]
 
 
@@ -255,3 +258,31 @@ def test_continue_goes_on_with_the_last_conversation(
 
 def test_from_a_pipe_no_prompt_toolkit_is_needed(server: LocalServer) -> None:
     assert run("chat", "--base-url", server.url, stdin=b"One\n", command=without("prompt_toolkit")).code == 0
+
+
+@pytest.mark.parametrize(
+    ("typed", "asked"),
+    [(b'"""One\ntwo', "One\ntwo"), (b"One\\\ntwo\\", "One\ntwo"), (b"/multi\nOne\ntwo\n", "One\ntwo")],
+    ids=["quotes", "backslash", "multi"],
+)
+def test_a_message_that_a_pipe_does_not_finish_is_asked(
+    typed: bytes, asked: str, upstream: Upstream, server: LocalServer
+) -> None:
+    ran = run("chat", "--base-url", server.url, stdin=typed)
+    assert (ran.code, ran.err) == (0, "")
+    assert upstream.contents() == [asked]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends signals to another process")
+def test_ctrl_c_ends_a_chat_that_reads_a_pipe(server: LocalServer) -> None:
+    command = [*COMMAND, "chat", "--base-url", server.url]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, env=environment()) as process:
+        try:
+            assert process.stdin is not None
+            process.stdin.write(b"One\n")
+            assert arrives(process, "You said **One**, *turn* 1.\n")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(PATIENCE) == 130, "though the pipe is open"
+        finally:
+            process.kill()

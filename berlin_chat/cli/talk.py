@@ -31,20 +31,23 @@ class Talk:
         self._conversation = conversation
         self._raw = raw
         self._unanswered: Any = None  # the last question, if nothing came of it
+        self._failed = False  # whether a question has
         self._typed: Typed
 
-    def run(self, typed: Typed) -> None:
-        """Reads and answers messages until there are none any more."""
+    def run(self, typed: Typed) -> bool:
+        """Reads and answers messages until there are none any more; whether no question failed."""
         self._typed = typed
         while True:
             try:
                 text = typed.message()
                 if not self._do(text):
-                    return
+                    break
             except KeyboardInterrupt:  # at the prompt: it has dropped the line
-                pass
+                if typed.piped:
+                    raise
             except EOFError:
-                return
+                break
+        return not self._failed
 
     def _do(self, text: str) -> bool:
         """Answers a message or runs a command; whether to go on."""
@@ -77,12 +80,13 @@ class Talk:
                 click.echo()  # sets the reply apart from what is typed next
             self._unanswered = None
         except (KeyboardInterrupt, click.Abort) as stopped:
-            if sys.stdout is None or not sys.stdout.isatty():
-                raise click.Abort from None  # what is printed from now on would go nowhere
+            if self._typed.piped or sys.stdout is None or not sys.stdout.isatty():
+                raise click.Abort from None  # what is asked from now on comes, or its reply goes, where nobody is
             if isinstance(stopped, KeyboardInterrupt):
                 click.echo(err=True)  # after the ^C that a terminal shows
             self._say_what_is_kept("stopped")
         except ChatError as error:
+            self._failed = True
             complain(in_the_commands_words(error))
             self._say_what_is_kept("the reply was cut off")
 

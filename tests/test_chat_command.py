@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import stat
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +17,7 @@ import pytest
 
 from berlin_chat.cli.talk import COMMANDS
 from berlin_chat.server import LocalServer
-from command import Ran, run, without
+from command import COMMAND, Ran, arrives, environment, run, without
 from terminal import Terminal, needs_tmux
 from wire import PATIENCE, YLOKH, Wire, speak, wait_for
 
@@ -193,6 +196,34 @@ def test_retry_undo_model_and_system(upstream: Upstream, server: LocalServer) ->
     ]
 
 
+@pytest.mark.parametrize("log", [True, False])
+def test_a_retry_that_fails_leaves_the_earlier_reply(log: bool, wire: Wire, kept: dict[str, str]) -> None:
+    spoken = speak(YLOKH, ["Good."])
+    scripts = iter(
+        [spoken, spoken, *[lambda request, connection: connection.respond(400, {"error": "no"})] * 2, spoken]
+    )
+    wire.on(*YLOKH.route, lambda request, connection: next(scripts)(request, connection))
+    options = ["--base-url", wire.url, *([] if log else ["--no-log"])]
+    ran = run("chat", *options, stdin=b"One\nTwo\n/retry\n/retry\nThree\n", **kept)
+    assert ran.out == "Good.\n" * 3
+    assert ran.err.count("the earlier reply stays") == 2
+    asked = [[message["content"] for message in request.json["messages"]] for request in wire.requests]
+    assert asked[2] == asked[3] == ["One", "Good.", "Two"]
+    assert asked[4] == ["One", "Good.", "Two", "Good.", "Three"]
+    if log:
+        assert turns(kept) == [*asked[4], "Good."]
+
+
+def test_a_retry_that_is_answered_takes_the_earlier_reply_back(
+    upstream: Upstream, server: LocalServer, kept: dict[str, str]
+) -> None:
+    assert chat(server, "One", "Two", "/model other", "/retry", "Three", "/retry", **kept).code == 0
+    before = ["One", "You said **One**, *turn* 1.", "Two", "You said **Two**, *turn* 2."]
+    assert upstream.models == [None, None, "other", "other", "other"]
+    assert turns(kept) == [*before, "Three", "You said **Three**, *turn* 3."]
+    assert chat(server, "/retry", **kept).err == "berlin-chat: there is no question to ask again\n"
+
+
 def test_help_names_every_command_and_an_unknown_one_is_said(server: LocalServer) -> None:
     ran = chat(server, "/help", "/nope", "/undo", "/save /nowhere/x.md")
     for name in (*COMMANDS, "/exit", "Alt-Enter", '"""', "Ctrl-C"):
@@ -213,7 +244,7 @@ def test_save_writes_json_and_no_file_that_is_there(server: LocalServer, tmp_pat
 def test_an_error_ends_the_turn_and_not_the_chat(wire: Wire) -> None:
     wire.on(*YLOKH.route, lambda request, connection: connection.respond(401, {"error": "no such key"}))
     ran = run("chat", "--base-url", wire.url, stdin=b"One\nTwo\n")
-    assert (ran.code, ran.out) == (0, "")
+    assert (ran.code, ran.out) == (1, "")
     assert [line.endswith("no such key. Check BERLIN_CHAT_API_KEY") for line in ran.err.splitlines()] == [True, True]
 
 
@@ -227,3 +258,31 @@ def test_continue_goes_on_with_the_last_conversation(
 
 def test_from_a_pipe_no_prompt_toolkit_is_needed(server: LocalServer) -> None:
     assert run("chat", "--base-url", server.url, stdin=b"One\n", command=without("prompt_toolkit")).code == 0
+
+
+@pytest.mark.parametrize(
+    ("typed", "asked"),
+    [(b'"""One\ntwo', "One\ntwo"), (b"One\\\ntwo\\", "One\ntwo"), (b"/multi\nOne\ntwo\n", "One\ntwo")],
+    ids=["quotes", "backslash", "multi"],
+)
+def test_a_message_that_a_pipe_does_not_finish_is_asked(
+    typed: bytes, asked: str, upstream: Upstream, server: LocalServer
+) -> None:
+    ran = run("chat", "--base-url", server.url, stdin=typed)
+    assert (ran.code, ran.err) == (0, "")
+    assert upstream.contents() == [asked]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends signals to another process")
+def test_ctrl_c_ends_a_chat_that_reads_a_pipe(server: LocalServer) -> None:
+    command = [*COMMAND, "chat", "--base-url", server.url]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, env=environment()) as process:
+        try:
+            assert process.stdin is not None
+            process.stdin.write(b"One\n")
+            assert arrives(process, "You said **One**, *turn* 1.\n")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(PATIENCE) == 130, "though the pipe is open"
+        finally:
+            process.kill()

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ import pytest
 
 from berlin_chat import ChatError, image
 from berlin_chat.cli.words import in_the_commands_words
-from command import COMMAND, ROOT, Ran, arrives, environment, run, started
+from command import COMMAND, ROOT, Ran, arrives, ended_by, environment, run, started
 from wire import PATIENCE, YLOKH, Chunked, Connection, Recorded, Wire, speak, wait_for
 
+#: What ``half_a_reply`` says.
+HALF = "```\nhalf"
 GIF = b"GIF89a\x01\x00\x01\x00"
 Ask = Callable[..., Ran]
 
@@ -273,6 +276,65 @@ def test_ctrl_c_with_json_prints_nothing(wire: Wire) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE) == 130
         assert not arrives(process, "{")
+
+
+def half_a_reply(request: Recorded, connection: Connection) -> None:
+    """Says a half, and no more."""
+    body = Chunked(connection, YLOKH.kind, b"")
+    body.part(YLOKH.parts(["```\nhalf\n"])[0])
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("option", "out", "aside"),
+    [("--no-stream", HALF, ""), ("--json", "", HALF), ("--extract", "", HALF)],
+)
+def test_what_came_of_a_reply_that_breaks_off_is_printed(
+    option: str, out: str, aside: str, ask: Ask, wire: Wire
+) -> None:
+    wire.on(*YLOKH.route, half_a_reply)
+    ran = ask("Hi", option)
+    assert (ran.code, ran.out.rstrip()) == (1, out)
+    assert ran.err.startswith(f"{aside}\n" if aside else "berlin-chat: openai at")
+    assert "berlin-chat: openai at" in ran.err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends signals to another process")
+@pytest.mark.parametrize(("option", "stream"), [("--no-stream", "out"), ("--json", "err"), ("--extract", "err")])
+def test_what_came_before_ctrl_c_is_printed(option: str, stream: str, tmp_path: Path, wire: Wire) -> None:
+    begun = threading.Event()
+
+    def begin(request: Recorded, connection: Connection) -> None:
+        Chunked(connection, YLOKH.kind, b"").part(YLOKH.parts(["half"])[0])
+        begun.set()
+        connection.wait_until_client_closes()
+
+    wire.on(*YLOKH.route, begin)
+    history = tmp_path / "chats.db"
+    with started("ask", "--base-url", wire.url, "Hi", option, BERLIN_CHAT_HISTORY=str(history)) as process:
+        assert begun.wait(PATIENCE)
+        wait_for(lambda: "half" in run("history", "show", BERLIN_CHAT_HISTORY=str(history)).out)
+        ran = ended_by(process, "SIGINT")
+    assert ran.code == 130
+    assert "half" in getattr(ran, stream)
+    assert stream == "out" or ran.out == ""
+
+
+def test_control_characters_of_a_server_are_made_visible(tmp_path: Path, ask: Ask, wire: Wire) -> None:
+    bad = "a\x1b[31mb\x07\x9bc"
+    shown = "a␛[31mb␇\ufffdc"
+    wire.on(*YLOKH.route, lambda request, connection: connection.respond(400, {"error": {"message": bad}}))
+    assert shown in ask("Hi").complaint
+    wire.on(*YLOKH.route, events({"content": "x"}, {"refusal": bad}))
+    assert f"the model refused: {shown}" in ask("Hi").complaint
+    wire.on(*YLOKH.route, events({"content": bad}))
+    assert ask("Hi", "--raw").out == f"{bad}\n", "the text itself, in a pipe"
+    assert ask("Hi", "--extract").err.startswith(f"{shown}\n")
+    wire.on("GET", "/v1/models", lambda request, connection: connection.respond(200, {"data": [{"id": bad}]}))
+    assert run("models", "--base-url", wire.url).out == f"{shown}\n"
+    kept = {"BERLIN_CHAT_HISTORY": str(tmp_path / "chats.db")}
+    assert ask(bad, **kept).code == 0
+    assert shown in run("history", "list", **kept).out
 
 
 #: Arguments of the library, as its errors write them.

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from berlin_chat.server.echo import PREFACE
 from command import Ran, arrives, ended_by, run, started
 from terminal import Terminal, needs_tmux
 from wire import YLOKH, Chunked, Connection, Recorded, Wire, speak
@@ -83,6 +84,25 @@ def test_continue_without_a_conversation_or_a_history_is_wrong_usage(command: Co
     assert wire.requests == []
 
 
+@pytest.mark.parametrize("name", ["ask", "chat"])
+def test_the_echo_does_not_go_on_with_the_conversation_of_a_server(name: str, command: Command, wire: Wire) -> None:
+    nowhere = {"BERLIN_CHAT_OPENAI_URL": ""}
+    assert command("ask", "--base-url", wire.url, "-m", "llama3", "One", **nowhere).code == 0
+    ran = command(name, "-c", "Two", **nowhere) if name == "ask" else command(name, "-c", **nowhere)
+    assert (ran.code, ran.out) == (2, "")
+    assert "the last conversation was with openai (llama3), and no address is configured: give --base-url again" in (
+        " ".join(ran.err.split())
+    )
+    assert "Two" not in command("history", "export").out
+    assert command("ask", "-c", "Two", "--base-url", wire.url, **nowhere).out == "**3** messages\n"
+
+
+def test_the_echo_goes_on_with_its_own_conversation(command: Command) -> None:
+    nowhere = {"BERLIN_CHAT_OPENAI_URL": ""}
+    assert command("ask", "One", **nowhere).code == 0
+    assert command("ask", "-c", "Two", **nowhere).out == f"{PREFACE}Two\n"
+
+
 def test_a_reply_that_ctrl_c_has_stopped_is_kept_as_far_as_it_came(data: dict[str, str], wire: Wire) -> None:
     def begin(request: Recorded, connection: Connection) -> None:
         body = Chunked(connection, YLOKH.kind, b"")
@@ -125,6 +145,12 @@ def test_nothing_is_kept_if_it_is_turned_off(
 ) -> None:
     assert command("ask", "One", *arguments, **variables) == Ran(0, "**1** messages\n", "")
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("off", ["OFF", "Off"])
+def test_the_history_is_turned_off_in_capitals_too(off: str, command: Command) -> None:
+    ran = command("history", "list", BERLIN_CHAT_HISTORY=off)
+    assert (ran.code, "there is no history: BERLIN_CHAT_HISTORY is 'off'" in ran.err) == (2, True)
 
 
 def test_what_goes_on_without_a_log_is_not_added(command: Command, wire: Wire) -> None:
@@ -221,3 +247,59 @@ def test_on_a_terminal_deleting_asks(answer: str, code: int, left: int, command:
         terminal.type(answer)
         assert terminal.code() == code
     assert command("history", "export").out.count("\n") == left
+
+
+def test_nothing_is_deleted_unless_all_of_it_is_there(command: Command) -> None:
+    for question in ("One", "Two"):
+        command("ask", question)
+    ran = command("history", "delete", "1", "77", "2", "--yes")
+    assert ran.code == 1
+    assert "there is no conversation 77 in the history: see berlin-chat history list" in ran.complaint
+    assert command("history", "export").out.count("\n") == 2
+    assert command("history", "delete", "1", "1", "--yes").err == "berlin-chat: deleted conversation 1\n"
+
+
+@needs_tmux
+def test_deleting_forgets_the_lines_typed_in_chat(command: Command, data: dict[str, str], file: Path) -> None:
+    with Terminal("chat", **data) as terminal:
+        terminal.wait_for("Ctrl-D leaves.")
+        terminal.type("Secret")
+        terminal.wait_for("Secret", times=2)
+        terminal.press("C-d")
+        assert terminal.code() == 0
+    typed = file.with_name("typed")
+    assert "Secret" in typed.read_text()
+    ran = command("history", "delete", "1", "--yes")
+    assert ran == Ran(0, "", "berlin-chat: deleted conversation 1, and the lines typed in chat\n")
+    assert typed.read_bytes() == b""
+    for name in ("chat", "history"):
+        assert "typed in" in " ".join(command(name, "--help").out.split())
+
+
+NUMBER = "9" * 23
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["list", "-n", NUMBER], 0),
+        (["search", "One", "-n", NUMBER], 0),
+        (["show", NUMBER], 2),
+        (["export", NUMBER], 2),
+        (["delete", NUMBER, "--yes"], 2),
+    ],
+)
+def test_a_number_too_large_for_the_file_is_no_crash(arguments: list[str], code: int, command: Command) -> None:
+    command("ask", "One")
+    ran = command("history", *arguments)
+    assert ran.code == code
+    assert "Traceback" not in ran.err
+    assert ("One" in ran.out) == (code == 0)
+
+
+@pytest.mark.parametrize("arguments", [["ask", "One"], ["history", "list"]])
+def test_a_history_of_nobodys_is_wrong_usage(arguments: list[str], command: Command, wire: Wire) -> None:
+    ran = command(*arguments, BERLIN_CHAT_HISTORY="~nosuchuser/x.db")
+    assert (ran.code, ran.out) == (2, "")
+    assert "BERLIN_CHAT_HISTORY is '~nosuchuser/x.db', and there is no such user" in " ".join(ran.err.split())
+    assert wire.requests == []

@@ -269,3 +269,19 @@ def test_bash_completes_commands_options_and_providers(tmp_path: Path) -> None:
     assert completed("bash", "berlin-chat mo", tmp_path) == ["models"]
     assert completed("bash", "berlin-chat ask --ex", tmp_path) == ["--extract"]
     assert completed("bash", "berlin-chat ask -p y", tmp_path) == ["ylokh"]
+
+
+def test_defaults_that_are_no_text_are_said(tmp_path: Path, command: Command) -> None:
+    path = tmp_path / "config" / "berlin-chat" / "defaults.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b'{"model": "caf\xe9"}')
+    ran = command("ask", "Hi")
+    assert ran.code == 1
+    assert ran.complaint == f"berlin-chat: {path} does not hold what set-default writes: mend it or delete it\n"
+
+
+def test_a_wrong_default_address_is_said_in_the_commands_words(command: Command) -> None:
+    ran = command("set-default", "--base-url", "http://me:hunter2-secret@127.0.0.1:1")
+    assert ran.code == 2
+    assert "--base-url holds a user name or password: set BERLIN_CHAT_API_KEY instead" in " ".join(ran.err.split())
+    assert "hunter2" not in ran.err

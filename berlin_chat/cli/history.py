@@ -10,8 +10,11 @@ from ..errors import ChatError
 from .look import show_table
 from .options import click
 from .record import history_file, opened_history
+from .typed import forget_lines
 from .words import FAILED, say
 
+#: The largest number that SQLite knows.
+_LARGEST = 2**63 - 1
 #: How many characters of a question or a place are shown in a table.
 _SHOWN = 60
 
@@ -29,7 +32,7 @@ def history() -> None:
 
     ask and chat keep theirs in a file that only you can read: chats.db in $XDG_DATA_HOME/berlin-chat, which is
     ~/.local/share/berlin-chat on Linux. BERLIN_CHAT_HISTORY names another file, or turns the history off: off.
-    SQLite and Datasette can open it.
+    SQLite and Datasette can open it. Beside it, the file named typed remembers the lines typed in chat.
 
     \b
     Examples:
@@ -51,7 +54,7 @@ def list_(limit: int) -> None:
     """
     with opened_history(needed=True) as kept:
         assert kept is not None
-        found = kept.conversations(limit)
+        found = kept.conversations(min(limit, _LARGEST))
     if not found:
         say(f"there are no conversations in {history_file()}")
         return
@@ -60,7 +63,7 @@ def list_(limit: int) -> None:
 
 
 @history.command()
-@click.argument("number", metavar="[ID]", type=int, required=False)
+@click.argument("number", metavar="[ID]", type=click.IntRange(1, _LARGEST), required=False)
 @click.option("--raw", is_flag=True, help="Print the Markdown as it is, also on a terminal.")
 def show(number: int | None, raw: bool) -> None:
     """Show the conversation ID, or the last one.
@@ -95,7 +98,7 @@ def search(words: tuple[str, ...], limit: int) -> int:
     """
     with opened_history(needed=True) as kept:
         assert kept is not None
-        found = kept.search(" ".join(words), limit)
+        found = kept.search(" ".join(words), min(limit, _LARGEST))
     if not found:
         say("nothing was found")
         return FAILED
@@ -107,7 +110,7 @@ def search(words: tuple[str, ...], limit: int) -> int:
 
 
 @history.command()
-@click.argument("numbers", metavar="[ID]...", type=int, nargs=-1)
+@click.argument("numbers", metavar="[ID]...", type=click.IntRange(1, _LARGEST), nargs=-1)
 @click.option("-o", "--output", metavar="FILE", help="A new file: Markdown if it ends with .md, else JSON lines.")
 @click.option("--markdown", is_flag=True, help="Markdown, also on standard output.")
 def export(numbers: tuple[int, ...], output: str | None, markdown: bool) -> None:
@@ -132,15 +135,18 @@ def export(numbers: tuple[int, ...], output: str | None, markdown: bool) -> None
 
 
 @history.command()
-@click.argument("numbers", metavar="ID...", type=int, nargs=-1, required=True)
+@click.argument("numbers", metavar="ID...", type=click.IntRange(1, _LARGEST), nargs=-1, required=True)
 @click.option("--yes", is_flag=True, help="Do not ask whether you mean it.")
 def delete(numbers: tuple[int, ...], yes: bool) -> int:
     """Delete conversations, their text included.
+
+    What was typed may also stand among the lines that chat remembers, in the file named typed: it is emptied.
 
     \b
     Example:
       berlin-chat history delete 1 --yes
     """
+    numbers = tuple(dict.fromkeys(numbers))
     many = f"{len(numbers)} conversations" if len(numbers) > 1 else f"conversation {numbers[0]}"
     if not yes and not (sys.stdin is not None and sys.stdin.isatty()):
         raise click.UsageError("say --yes, for there is no terminal to ask on")
@@ -149,8 +155,11 @@ def delete(numbers: tuple[int, ...], yes: bool) -> int:
     with opened_history(needed=True) as kept:
         assert kept is not None
         for number in numbers:
+            kept.messages(number)  # before any is deleted, for one may not be there
+        for number in numbers:
             kept.delete(number)
-    say(f"deleted {many}")
+        forgotten = forget_lines()
+    say(f"deleted {many}{', and the lines typed in chat' if forgotten else ''}")
     return 0
 
 

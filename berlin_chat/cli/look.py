@@ -7,6 +7,7 @@ from typing import Any
 
 from ..providers import PROVIDERS, get_provider, provider_names
 from .options import NEEDED, chosen_provider, chosen_settings, click, provider_options
+from .words import printable
 
 #: Wide enough for any table that is not shown on a terminal.
 _NO_TERMINAL_WIDTH = 1000
@@ -42,7 +43,7 @@ def models(**given: Any) -> None:
     """
     with chosen_provider(**given) as provider:
         for name in provider.models():
-            click.echo(name)
+            click.echo(printable(name))
 
 
 def show_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
@@ -57,7 +58,7 @@ def show_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> No
     for heading in headings:
         table.add_column(heading, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     console = Console(markup=False, emoji=False)  # which an IPv6 address may look like
     if not console.is_terminal:
         console.width = _NO_TERMINAL_WIDTH

@@ -10,6 +10,7 @@ from time import monotonic
 from typing import Any, ClassVar
 
 from .options import NEEDED
+from .words import printable
 
 try:
     from markdown_it import MarkdownIt
@@ -30,8 +31,6 @@ _THEME = {"markdown.code": "bold cyan"}
 _ERASE = "\x1b[2K"
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 _STYLES = re.compile(r"\x1b\[[0-9;]*m")
-#: Control characters could do anything to a terminal: signs are shown for them.
-_CONTROLS = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | dict.fromkeys(range(127, 160), 0xFFFD)
 #: Without what makes text vanish: HTML, the places of links, and images.
 _PARSER = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"]).disable(["reference", "image"])
 
@@ -159,7 +158,7 @@ class MarkdownView:
             self._end_thinking()
             text = self._held + text
             self._held = "\r" if text.endswith("\r") else ""
-            self._source += _printable(text.removesuffix(self._held) if self._held else text)
+            self._source += printable(text.removesuffix(self._held) if self._held else text)
             left = self._next - monotonic()
             if left <= 0:
                 self._draw()
@@ -175,7 +174,7 @@ class MarkdownView:
                 self._draw(last=True)
                 self._write(("\n" if self._begun else "") + _DIM)
                 self._thinking = self._begun = True
-            self._write(_printable(text))
+            self._write(printable(text))
 
     def _end_thinking(self) -> None:
         if self._thinking:
@@ -233,7 +232,3 @@ class MarkdownView:
         while lines and not _STYLES.sub("", lines[0]).strip():
             lines.pop(0)
         return [*([""] if apart else []), *(lines or [""])]
-
-
-def _printable(text: str) -> str:
-    return text.replace("\r\n", "\n").replace("\r", "\n").translate(_CONTROLS)

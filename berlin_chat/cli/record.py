@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import HistoryError, InvalidRequest
-from .options import click
+from ..providers import get_provider
+from .options import chosen_settings, click, is_answered_here
 from .settings import data_folder
 from .words import say
 
 if TYPE_CHECKING:
     from ..conversations.conversation import Conversation
-    from ..conversations.history import History
+    from ..conversations.history import History, Listed
     from ..provider import Provider
 
 CONTINUE = click.option("-c", "--continue", "goes_on", is_flag=True, help="Go on with the last conversation.")
@@ -31,9 +32,12 @@ _OFF = "off"
 def history_file() -> Path | None:
     """Where the history is; None where it is turned off."""
     named = os.environ.get("BERLIN_CHAT_HISTORY")
-    if named == _OFF:
+    if named is not None and named.lower() == _OFF:
         return None
-    return Path(named).expanduser() if named else data_folder() / "chats.db"
+    try:
+        return Path(named).expanduser() if named else data_folder() / "chats.db"
+    except RuntimeError:  # so says pathlib
+        raise click.UsageError(f"BERLIN_CHAT_HISTORY is {named!r}, and there is no such user") from None
 
 
 @contextmanager
@@ -81,7 +85,26 @@ def recorded(goes_on: bool, history: History | None, given: dict[str, Any]) -> i
     if given["provider"] in (None, last.provider):
         given["model"] = given["model"] or last.model
     given["provider"] = given["provider"] or last.provider
+    assert history is not None
+    _check_address(history, last, given)
     return last.id
+
+
+def _check_address(history: History, last: Listed, given: dict[str, Any]) -> None:
+    """Lets the echo of this process go on with its own conversations, and with no other."""
+    from ..server.echo import PREFACE
+
+    name, configuration = chosen_settings(**given)
+    with get_provider(name, **configuration) as provider:
+        if not is_answered_here(provider):
+            return
+    said = [message["content"] for message in history.messages(last.id) if message["role"] == "assistant"]
+    if not (said and isinstance(said[0], str) and PREFACE.startswith(said[0][: len(PREFACE)])):
+        who = f"{last.provider} ({last.model})" if last.model else last.provider
+        raise click.UsageError(
+            f"the last conversation was with {who}, and no address is configured: give --base-url again, or keep it"
+            " with berlin-chat set-default"
+        )
 
 
 def conversation_with(

@@ -54,5 +54,5 @@ def serve(host: str, port: int, upstream: str | None, model: str | None, delay: 
         raise ChatError(f"cannot listen on {host} port {port}: {reason}") from error
     with server:
         behind = f"{upstream} answers" if upstream else "an echo answers, no model"
-        say(f"serving berlin, ylokh, h2o and acytoo at {server.url} ({behind}). Ctrl-C stops.")
+        say(f"serving openai, berlin, ylokh, h2o and acytoo at {server.url} ({behind}). Ctrl-C stops.")
         server.wait()

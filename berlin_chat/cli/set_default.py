@@ -6,7 +6,7 @@ from ..errors import InvalidRequest
 from ..validation import checked_url
 from .options import ProviderName, click
 from .settings import KEYS, config_file, defaults, keep_defaults
-from .words import say
+from .words import in_the_commands_words, say
 
 
 @click.command()
@@ -36,7 +36,7 @@ def set_default(provider: str | None, model: str | None, base_url: str | None, s
         try:
             changed["base_url"] = checked_url(base_url, "--base-url")
         except InvalidRequest as error:
-            raise click.UsageError(str(error)) from None
+            raise click.UsageError(in_the_commands_words(error)) from None
     kept = {} if clear else defaults()
     if provider is not None and kept.get("provider", provider) != provider:
         kept = {}  # a model and an address belong to their provider

@@ -40,12 +40,12 @@ def defaults() -> dict[str, str]:
     """Returns the defaults that are set. Raises InvalidRequest if the file is broken."""
     path = config_file()
     try:
-        text = path.read_text(encoding="utf-8")
+        data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return {}
     try:
-        found: Any = json.loads(text)
-    except ValueError:
+        found: Any = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or not all(key in KEYS and isinstance(found[key], str) for key in found):
         raise InvalidRequest(f"{path} does not hold what set-default writes: mend it or delete it")

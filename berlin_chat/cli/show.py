@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from ..errors import ChatError
 from ..live import LiveReply
 from ..reply import Reply
 from .options import click
-from .words import discard_output, say
+from .words import discard_output, printable, say
 
 #: What ``--json`` tells of a reply beside its text and tool calls.
 _TOLD = (
@@ -19,7 +19,7 @@ _TOLD = (
 )
 
 SHOW_OPTIONS = (
-    click.option("--no-stream", is_flag=True, help="Wait for the whole reply before printing it."),
+    click.option("--no-stream", is_flag=True, help="Wait for the end of the reply before printing it."),
     click.option("--raw", is_flag=True, help="Print the text as it is, also on a terminal."),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object: text, model, usage, finish_reason …"),
     click.option("-x", "--extract", is_flag=True, help="Print only the code in the reply's first code block."),
@@ -31,8 +31,12 @@ def show(
 ) -> Reply:
     """Reads a reply to its end and prints it; returns it."""
     if as_json or extract or no_stream:
-        for _ in live.events():
-            pass
+        try:
+            for _ in live.events():
+                pass
+        except BaseException:
+            _print_what_came(live.text, raw, aside=as_json or extract)
+            raise
         reply = _whole(live)
         if as_json:
             click.echo(as_object(reply))
@@ -49,6 +53,17 @@ def show(
 def print_text(text: str, raw: bool = False) -> None:
     """Prints a text, as Markdown on a terminal."""
     _print(iter([("text", text)]), raw)
+
+
+def _print_what_came(text: str, raw: bool, aside: bool) -> None:
+    """Prints what came of a reply that was to be printed whole; ``aside``: standard output is for something else."""
+    if not text:
+        return
+    with suppress(OSError):  # what ended the reply is what is told
+        if aside:
+            click.echo(printable(text), err=True)
+        else:
+            print_text(text, raw)
 
 
 def _whole(live: LiveReply) -> Reply:
@@ -109,7 +124,7 @@ def _first_code(reply: Reply) -> str:
 
     found = code_blocks(reply)
     if not found:
-        click.echo(str(reply), err=True)  # it has cost time and money
+        click.echo(printable(str(reply)), err=True)  # it has cost time and money
         raise ChatError("the reply has no code block: all of it stands above")
     return found[0]
 

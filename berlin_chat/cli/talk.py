@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from time import strftime
-from typing import Any
+from typing import Any, cast
 
 from ..conversations.conversation import Conversation
 from ..errors import ChatError
@@ -31,20 +31,23 @@ class Talk:
         self._conversation = conversation
         self._raw = raw
         self._unanswered: Any = None  # the last question, if nothing came of it
+        self._failed = False  # whether a question has
         self._typed: Typed
 
-    def run(self, typed: Typed) -> None:
-        """Reads and answers messages until there are none any more."""
+    def run(self, typed: Typed) -> bool:
+        """Reads and answers messages until there are none any more; whether no question failed."""
         self._typed = typed
         while True:
             try:
                 text = typed.message()
                 if not self._do(text):
-                    return
+                    break
             except KeyboardInterrupt:  # at the prompt: it has dropped the line
-                pass
+                if typed.piped:
+                    raise
             except EOFError:
-                return
+                break
+        return not self._failed
 
     def _do(self, text: str) -> bool:
         """Answers a message or runs a command; whether to go on."""
@@ -77,12 +80,13 @@ class Talk:
                 click.echo()  # sets the reply apart from what is typed next
             self._unanswered = None
         except (KeyboardInterrupt, click.Abort) as stopped:
-            if sys.stdout is None or not sys.stdout.isatty():
-                raise click.Abort from None  # what is printed from now on would go nowhere
+            if self._typed.piped or sys.stdout is None or not sys.stdout.isatty():
+                raise click.Abort from None  # what is asked from now on comes, or its reply goes, where nobody is
             if isinstance(stopped, KeyboardInterrupt):
                 click.echo(err=True)  # after the ^C that a terminal shows
             self._say_what_is_kept("stopped")
         except ChatError as error:
+            self._failed = True
             complain(in_the_commands_words(error))
             self._say_what_is_kept("the reply was cut off")
 
@@ -108,11 +112,21 @@ class Talk:
 
     def retry(self, rest: str) -> None:
         """Ask the last question again."""
-        question = self._unanswered
-        if question is None:
-            messages = self._conversation.undo().messages
-            question = [message for message in messages if message["role"] == "user"]
-        self._ask(question)
+        earlier = self._conversation
+        if self._unanswered is not None:
+            self._ask(self._unanswered)
+        elif not earlier.turns:
+            say("there is no question to ask again")
+        else:
+            self._conversation = again = _without_its_last_turn(earlier)
+            try:
+                self._ask(earlier.turns[-1].question)
+            finally:
+                if len(again.turns) == len(earlier.turns):
+                    earlier.undo()  # in the history too
+                else:
+                    self._conversation, self._unanswered = earlier, None
+                    say("the earlier reply stays")
 
     def undo(self, rest: str) -> None:
         """Take the last turn back."""
@@ -145,6 +159,19 @@ class Talk:
         """Read several lines, up to one that says /end."""
         if text := self._typed.lines().strip("\n"):
             self._ask(text)
+
+
+def _without_its_last_turn(conversation: Conversation) -> Conversation:
+    """Returns one that goes on in the same record, from before a turn that stays in both until it is taken back."""
+    return Conversation.resumed(
+        conversation.turns[:-1],
+        cast(int, conversation.id),  # it has none where no history is kept
+        conversation.provider,
+        system=conversation.system,
+        history=conversation.history,
+        model=conversation.model,
+        **conversation.options,
+    )
 
 
 def _described(method: Callable[[Talk, str], None], usage: str) -> tuple[Callable[[Talk, str], None], str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .options import NEEDED
+from .settings import data_folder
 
 #: Before a line, and before one that goes on.
 _PROMPT, _MORE = "> ", "… "
@@ -22,10 +23,14 @@ class Typed:
     Args:
         commands: the words that Tab completes.
         kept: the file that remembers what was typed; None for none.
+
+    Attributes:
+        piped: whether the lines come from no terminal, where nobody can be asked what was meant.
     """
 
     def __init__(self, commands: Sequence[str], kept: Path | None) -> None:
-        self._prompt = _editor(commands, kept) if sys.stdin is not None and sys.stdin.isatty() else _line
+        self.piped = sys.stdin is None or not sys.stdin.isatty()
+        self._prompt = _line if self.piped else _editor(commands, kept)
 
     def message(self) -> str:
         """Returns the next message, which may have several lines.
@@ -37,21 +42,48 @@ class Typed:
         text = self._prompt(_PROMPT)
         if text.lstrip().startswith(_QUOTES):
             text = text.lstrip().removeprefix(_QUOTES)
-            while not text.rstrip().endswith(_QUOTES):
-                text += "\n" + self._prompt(_MORE)
+            while not text.rstrip().endswith(_QUOTES) and (line := self._next()) is not None:
+                text += "\n" + line
             return text.rstrip().removesuffix(_QUOTES).strip("\n")
         while text.endswith("\\"):
-            text = f"{text[:-1]}\n{self._prompt(_MORE)}"
+            line = self._next()
+            if line is None:
+                return text[:-1]
+            text = f"{text[:-1]}\n{line}"
         return text
 
     def lines(self) -> str:
         """Returns all lines up to one that says ``/end``. Raises what ``message`` does."""
         found: list[str] = []
-        while True:
-            line = self._prompt(_MORE)
-            if line.strip() == _END:
-                return "\n".join(found)
+        while (line := self._next()) is not None and line.strip() != _END:
             found.append(line)
+        return "\n".join(found)
+
+    def _next(self) -> str | None:
+        """Returns the next line of a message; None at the end of a pipe, which ends the message too."""
+        try:
+            return self._prompt(_MORE)
+        except EOFError:
+            if self.piped:
+                return None
+            raise
+
+
+def lines_file() -> Path:
+    """Where the lines that were typed are remembered."""
+    return data_folder() / "typed"
+
+
+def forget_lines() -> bool:
+    """Empties that file; whether it held any. A message may stand in it in several lines, so none can be picked out."""
+    path = lines_file()
+    try:
+        held = path.stat().st_size > 0
+        if held:
+            os.truncate(path, 0)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return held
 
 
 def _line(prompt: str) -> str:

@@ -14,6 +14,8 @@ from .options import click
 FAILED, INTERRUPTED, PIPE_CLOSED = 1, 130, 141
 _KEY = "Check BERLIN_CHAT_API_KEY"
 _ACCOUNT = "Check BERLIN_CHAT_ACCOUNT and BERLIN_CHAT_PASSWORD"
+#: Control characters could do anything to a terminal: signs are shown for them.
+_CONTROLS = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | dict.fromkeys(range(127, 160), 0xFFFD)
 #: What to check where a server refuses, by provider.
 _CREDENTIALS = {
     "openai": _KEY,
@@ -35,6 +37,7 @@ _WORDS = (
     (r"\bproxy= and the environment", "--proxy and the environment"),
     (r"give History a longer timeout=", "keep this out of it: --no-log"),
     (r"\btimeout=", "--timeout"),
+    (r": conversations\(\) lists them", ": see berlin-chat history list"),
     (r"\bverify=", "REQUESTS_CA_BUNDLE"),
     (r"^See max_event_bytes=", "The library reads longer ones: see its max_event_bytes="),
     (
@@ -72,9 +75,14 @@ def _translated(text: str) -> str:
     return text
 
 
+def printable(text: str) -> str:
+    """Returns a text of others as a terminal may get it: without control characters but for tabs and line ends."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").translate(_CONTROLS)
+
+
 def say(line: str) -> None:
     """Says a line to people."""
-    click.echo(f"berlin-chat: {line}", err=True)
+    click.echo(f"berlin-chat: {printable(line)}", err=True)
 
 
 def complain(message: str) -> None:

@@ -69,6 +69,7 @@ from wire import (
     Recorded,
     Script,
     Speech,
+    Stopwatch,
     Wire,
     head,
     speak,
@@ -309,29 +310,31 @@ class Ended:
         self._end = token.cancel if how == "cancel" else provider.close
         self._ready = ready
         self._thread = None if how == "deadline" else threading.Thread(target=self._end_later)
-        self._due = 0.0
+        self._due = DUE
+        self._watch = Stopwatch()
 
     def _end_later(self) -> None:
         wait_for(self._ready)
         time.sleep(DUE)
-        self._due = time.monotonic()
+        self._due, self._watch = 0.0, Stopwatch()
         self._end()
 
     def __enter__(self) -> Ended:
         if self._thread is None:
-            self._due = time.monotonic() + DUE
+            self._watch = Stopwatch()
         else:
             self._thread.start()
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        late = time.monotonic() - self._due
+        late = self._watch.undisturbed - self._due
         if self._thread is not None:
             self._thread.join(PATIENCE)
         if error is not None and not isinstance(error, ChatError):
             return False
         assert isinstance(error, self._kind), f"{error!r} came instead of {self._kind.__name__}"
-        assert -0.02 < late < PROMISE, f"the end came {late:.2f} s after it was due"
+        assert self._watch.seconds > self._due - 0.02, "the end came before it was due"
+        assert late < PROMISE, f"the end came {late:.2f} s after it was due"
         self.error = error
         return True
 

@@ -79,12 +79,16 @@ def test_close_leaves_no_socket_and_no_thread(speech: Speech, wire: Wire) -> Non
 
 
 def sockets_to(wire: Wire) -> int:
-    """How many connections to the server this process has open, by the kernel's word."""
+    """How many connections to the server this process has open, by the kernel's word.
+
+    Those to an earlier server that had the same port, which somebody may still hold, are none of them.
+    """
     port = f":{int(wire.url.rpartition(':')[2]):04X}"
+    ours = {f":{connection.port:04X}" for connection in wire.connections}
     mine = {name[8:-1] for name in open_sockets()}
     with open("/proc/self/net/tcp") as table:
         rows = [line.split() for line in table][1:]
-    return sum(row[2].endswith(port) and row[9] in mine for row in rows)
+    return sum(row[2].endswith(port) and row[1][-5:] in ours and row[9] in mine for row in rows)
 
 
 @needs_proc

@@ -39,10 +39,11 @@ class Recorded:
 class Connection:
     """What a script answers through."""
 
-    def __init__(self, wire: Wire, sock: socket.socket, number: int) -> None:
+    def __init__(self, wire: Wire, sock: socket.socket, number: int, port: int) -> None:
         self.wire = wire
         self.sock = sock
         self.number = number
+        self.port = port  # the client's
         self.gone = threading.Event()
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -145,11 +146,11 @@ class Wire:
     def _accept(self) -> None:
         while True:
             try:
-                sock, _ = self._listener.accept()
+                sock, (_, port) = self._listener.accept()
             except OSError:
                 return
             with self._lock:
-                connection = Connection(self, sock, len(self.connections))
+                connection = Connection(self, sock, len(self.connections), port)
                 self.connections.append(connection)
             thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
             self._threads.append(thread)

@@ -195,6 +195,9 @@ class _Head:
             raise http.client.RemoteDisconnected("the connection was closed in the middle of the head")
         return line
 
+    def flush(self) -> None:
+        """Part of closing: Ctrl-C may leave it in the place of the file."""
+
     def close(self) -> None:
         self._file.close()
 

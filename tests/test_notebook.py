@@ -599,5 +599,5 @@ def test_who_is_asked_is_said_or_guessed(
 def test_two_addresses_are_no_guess(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BERLIN_CHAT_H2O_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("BERLIN_CHAT_OPENAI_URL", "http://127.0.0.1:2")
-    with pytest.raises(InvalidRequest, match="addresses for h2o and openai"):
+    with pytest.raises(InvalidRequest, match=r"^BERLIN_CHAT_H2O_URL, BERLIN_CHAT_OPENAI_URL are set: say which"):
         chosen()

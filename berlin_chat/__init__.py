@@ -8,17 +8,13 @@ This is the echo of berlin_chat's own server: no model is behind it. You said: W
 """
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .batch.answers import Answer
 from .batch.keys import keyed
 from .batch.pieces import stream_many
 from .batch.pool import ask_many
 from .cancellation import CancelToken
-from .conversations.conversation import Conversation
-from .conversations.history import Found, History, Listed
-from .conversations.trimming import fits, last_turns
-from .conversations.turns import Turn
 from .errors import (
     AllProvidersFailed,
     APIConnectionError,
@@ -50,6 +46,12 @@ from .providers.openai import OpenAICompatible
 from .providers.ylokh import Ylokh
 from .reply import Event, Metadata, Reply, ToolCall
 from .version import __version__
+
+if TYPE_CHECKING:
+    from .conversations.conversation import Conversation
+    from .conversations.history import Found, History, Listed
+    from .conversations.trimming import fits, last_turns
+    from .conversations.turns import Turn
 
 __all__ = [
     "APIConnectionError",
@@ -104,6 +106,31 @@ __all__ = [
 
 # A library is silent unless its user says otherwise.
 logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+
+#: What stands in which module of ``conversations``, and is imported when it is first used.
+_LATER = {
+    "Conversation": "conversation",
+    "Found": "history",
+    "History": "history",
+    "Listed": "history",
+    "Turn": "turns",
+    "fits": "trimming",
+    "last_turns": "trimming",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(f".conversations.{_LATER[name]}", __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})
 
 
 def load_ipython_extension(shell: Any) -> None:

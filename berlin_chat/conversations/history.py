@@ -153,9 +153,7 @@ class History:
 
     def messages(self, id: int) -> list[dict[str, Any]]:
         """Returns the messages of a conversation, ready to be sent, as ``Conversation.messages`` has them."""
-        facts, rows = self._read(id)
-        system = [] if facts["system"] is None else [{"role": "system", "content": facts["system"]}]
-        return [*system, *(message for turn in turns_of(rows) for message in turn.messages)]
+        return _messages(*self._read(id))
 
     def search(self, text: str, limit: int = 20) -> list[Found]:
         """Returns the messages that hold all words of a text, the best first.
@@ -177,9 +175,10 @@ class History:
         Each has ``id``, ``title``, ``started``, ``provider``, ``model``, and ``messages`` as ``messages`` returns them.
         """
         for id in ids or self._ids():
-            facts, _ = self._read(id)
+            facts, rows = self._read(id)
+            messages = _messages(facts, rows)
             del facts["system"]
-            yield json.dumps({**facts, "messages": self.messages(id)}, ensure_ascii=False) + "\n"
+            yield json.dumps({**facts, "messages": messages}, ensure_ascii=False) + "\n"
 
     def markdown(self, *ids: int) -> Iterator[str]:
         """Yields a text in Markdown for each conversation, or for those with these numbers, the oldest first.
@@ -319,6 +318,11 @@ def _holding(connection: sqlite3.Connection, words: list[str], limit: int) -> li
 def _dicts(cursor: sqlite3.Cursor) -> list[dict[str, Any]]:
     names = [column[0] for column in cursor.description]
     return [dict(zip(names, row, strict=True)) for row in cursor]
+
+
+def _messages(facts: dict[str, Any], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    system = [] if facts["system"] is None else [{"role": "system", "content": facts["system"]}]
+    return [*system, *(message for turn in turns_of(rows) for message in turn.messages)]
 
 
 def _unknown(id: Any) -> InvalidRequest:

@@ -22,8 +22,9 @@ from ..errors import ChatError, ProtocolError, StreamInterrupted
 from ..process import after_fork, at_exit
 from ..redaction import Redactor, secrets_in_cookies, secrets_in_headers
 from ..validation import Headers, Settings, Timeout
-from .connections import READ_SIZE, Adapter, Owner, Session, close_pool, make_interruptible, reader, working_for
+from .connections import Adapter, Owner, Session, close_pool, make_interruptible, working_for
 from .failures import explanation, page_error, status_error
+from .responses import READ_SIZE, reader
 from .retries import is_transient, retry_policy
 
 #: How much of an error's body is read, in bytes.

@@ -1,0 +1,134 @@
+"""Answers as they arrive: heads that are checked, framing that is sure, and bodies that hand over all that has come.
+
+What ``http.client`` does not offer is added to it, at the place that it has for it: ``response_class``.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.client
+import io
+from collections.abc import Callable
+from typing import Any
+
+import requests
+from urllib3.response import BaseHTTPResponse
+
+from ..cancellation import Stoppable
+from ..decoding import ChunkedDecoder
+from .deadlines import LimitedReader
+
+#: How much one read asks for, in bytes.
+READ_SIZE = 64 * 1024
+#: How many informational answers (1xx) may stand before the real one.
+MAX_INFORMATIONAL = 100
+
+
+class BufferedResponse(http.client.HTTPResponse):
+    """A response that keeps a deadline, skips informational answers, and whose ``read1`` gives all that has arrived.
+
+    http.client's gives one chunk a call, and reads from the socket for each of its parts.
+    """
+
+    def __init__(self, sock: Any, *args: Any, owner: Stoppable | None, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self._recv = sock.recv
+        self._decoder: ChunkedDecoder | None = None
+        if owner is not None and owner.deadline is not None:
+            limited = LimitedReader(sock, owner, self.fp.detach())
+            self.fp = io.BufferedReader(limited)
+            self._recv = limited.recv
+
+    def _read_status(self) -> tuple[str, int, str]:
+        """RFC 9110, section 15.2: any number of 1xx may come before the final answer, and can be ignored."""
+        for _ in range(MAX_INFORMATIONAL):
+            version, status, reason = super()._read_status()  # type: ignore[misc]
+            if not 100 <= status < 200 or status == http.HTTPStatus.SWITCHING_PROTOCOLS:
+                return version, status, reason
+            http.client.parse_headers(self.fp)
+        raise http.client.HTTPException(f"more than {MAX_INFORMATIONAL} informational answers")
+
+    def begin(self) -> None:
+        file, self.fp = self.fp, _Head(self.fp)  # type: ignore[assignment]
+        try:
+            super().begin()
+        finally:
+            if self.fp is not None:
+                self.fp = file
+        if self.status == http.HTTPStatus.SWITCHING_PROTOCOLS:
+            self.will_close = True  # what follows is no HTTP
+        self._check_framing()
+
+    def _check_framing(self) -> None:
+        """RFC 9112, section 6.3: a body whose end is not known for sure is none."""
+        if coding := ", ".join(self.headers.get_all("Transfer-Encoding", ())):
+            if coding.lower() not in ("chunked", "identity"):
+                raise http.client.HTTPException(f"Transfer-Encoding: {coding}")
+        elif lengths := self.headers.get_all("Content-Length"):
+            size, *others = {part.strip() for part in ",".join(lengths).split(",")}
+            if others or not (size.isascii() and size.isdecimal()):
+                raise http.client.HTTPException(f"Content-Length: {', '.join(lengths)}")
+            if self.length is None:  # it says the same twice, which http.client does not read
+                self.length = int(size)
+                self.will_close = self._check_close()  # type: ignore[attr-defined]
+
+    def read1(self, n: int = -1) -> bytes:
+        if not self.chunked or self.fp is None:
+            data = super().read1(n)
+            if not data and n:
+                if self.length:
+                    raise http.client.IncompleteRead(b"", self.length)
+                self.close()  # which http.client's own does not always do
+            return data
+        receive, decoder = self._recv, self._decoder
+        if decoder is None:
+            decoder = self._decoder = ChunkedDecoder()
+            receive = self.fp.read1  # some of it may have come with the head
+        while True:
+            # One recv at most; none where what is known to follow is broken.
+            received = receive(READ_SIZE) if decoder.broken is None else b""
+            if not received and decoder.broken is None:
+                raise http.client.IncompleteRead(b"")
+            try:
+                data = decoder.feed(received)
+            except ValueError as error:
+                raise http.client.HTTPException(str(error)) from None
+            if decoder.done:
+                self.close()
+            if data or decoder.done:
+                return data
+            receive = self._recv
+
+
+class _Head:
+    """Reads the lines of a head, which is no head where the connection ends before it does."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def readline(self, size: int) -> bytes:
+        line: bytes = self._file.readline(size)
+        if not line.endswith(b"\n") and len(line) < size:
+            raise http.client.RemoteDisconnected("the connection was closed in the middle of the head")
+        return line
+
+    def flush(self) -> None:
+        """Part of closing: Ctrl-C may leave it in the place of the file."""
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def reader(response: requests.Response) -> tuple[Callable[[int], bytes], str]:
+    """The cheapest way to read what has arrived of a body, and the content encoding in which it is read.
+
+    What urllib3's ``read1`` adds to ours costs more than all else that is done for a piece. Behind the last read the
+    connection must then be given back by ``release_conn``. A body that is none of urllib3's, such as a recorded one, is
+    no longer encoded.
+    """
+    raw: Any = response.raw
+    if not isinstance(raw, BaseHTTPResponse):
+        return raw.read1, "identity"
+    ours = getattr(raw, "_original_response", None)
+    read = ours.read1 if isinstance(ours, BufferedResponse) else functools.partial(raw.read1, decode_content=False)
+    return read, response.headers.get("Content-Encoding", "identity")

@@ -16,9 +16,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from berlin_chat import decoding
-from berlin_chat.decoding import ChunkedDecoder, events, lines, objects, parse, text, without_bom
+from berlin_chat import decoding, json_text
+from berlin_chat.decoding import ChunkedDecoder, events, lines, objects, text, without_bom
 from berlin_chat.errors import ProtocolError, StreamInterrupted, start
+from berlin_chat.json_text import parse
 
 BOM = codecs.BOM_UTF8
 
@@ -924,7 +925,7 @@ def test_the_end_of_an_object_is_found_with_few_attempts(
         assert attempts <= 3
         return parse(data)
 
-    monkeypatch.setattr(decoding, "parse", counted)
+    monkeypatch.setattr(json_text, "parse", counted)
     line = begin + middle * (length // len(middle)) + end
     expected, expected_error, _ = reference_objects(line + b"\n")
     came, error = outcome(objects(cut(line + b"\n", range(0, len(line) + 1, size))))
@@ -941,7 +942,7 @@ def test_an_object_that_comes_whole_is_parsed_once(monkeypatch: pytest.MonkeyPat
         attempts.append(data)
         return parse(data)
 
-    monkeypatch.setattr(decoding, "parse", counted)
+    monkeypatch.setattr(json_text, "parse", counted)
     stream = [b'{"a": {"b": "}"}}', b'\n{"a": 2}', b'\n{"a": 3}\n{"a": 4}\n']
     assert [value["a"] for value in objects(stream) if isinstance(value, dict)] == [{"b": "}"}, 2, 3, 4]
     assert len(attempts) == 4
@@ -954,9 +955,9 @@ def test_an_object_that_comes_whole_is_parsed_once(monkeypatch: pytest.MonkeyPat
 def loads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both parsers in turn: ``parse`` must not show which of them is installed."""
     if request.param == "orjson":
-        monkeypatch.setattr(decoding, "_loads", decoding._shallow(pytest.importorskip("orjson").loads))
+        monkeypatch.setattr(json_text, "_loads", json_text._shallow(pytest.importorskip("orjson").loads))
     else:
-        monkeypatch.setattr(decoding, "_loads", decoding._standard_loads)
+        monkeypatch.setattr(json_text, "_loads", json_text._standard_loads)
     return str(request.param)
 
 
@@ -1044,7 +1045,7 @@ def test_json_nested_too_deeply_is_a_value_error(data: bytes) -> None:
 def value_or_error(loads: Callable[[bytes], Any], data: bytes) -> str:
     """The value as ``repr`` writes it, which tells 1 from 1.0 and True, and finds NaN equal to itself."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decoding, "_loads", loads)
+        patch.setattr(json_text, "_loads", loads)
         try:
             return repr(parse(data))
         except ValueError:
@@ -1056,7 +1057,7 @@ def value_or_error(loads: Callable[[bytes], Any], data: bytes) -> str:
 def test_json_that_was_written_is_read_with_either_parser(value: Any, ascii_only: bool) -> None:
     orjson = pytest.importorskip("orjson")
     data = json.dumps(value, ensure_ascii=ascii_only).encode()
-    assert value_or_error(decoding._standard_loads, data) == repr(value)
+    assert value_or_error(json_text._standard_loads, data) == repr(value)
     assert value_or_error(orjson.loads, data) == repr(value)
 
 
@@ -1097,7 +1098,7 @@ json_tokens = st.sampled_from([*GRAMMAR, *DISPUTED])
 @given(st.lists(json_tokens, max_size=8).map(b"".join) | st.binary(max_size=8))
 def test_any_bytes_at_all_mean_the_same_to_either_parser(data: bytes) -> None:
     orjson = pytest.importorskip("orjson")
-    assert value_or_error(orjson.loads, data) == value_or_error(decoding._standard_loads, data)
+    assert value_or_error(orjson.loads, data) == value_or_error(json_text._standard_loads, data)
 
 
 # What errors show

@@ -106,19 +106,25 @@ def decompressed(chunks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
         ProtocolError: it is in another encoding, in several, or not in the one that it says.
         StreamInterrupted: it ends before its end.
     """
-    if encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
+    name = encoding.strip().lower()
+    if name not in ("gzip", "x-gzip", "deflate"):
         raise ProtocolError("the body has a Content-Encoding that was not asked for", detail=encoding)
-    decoder = None
+    decoder, over = None, False
     for data in chunks:
         more = False  # what was given back by zlib may have been cut by MAX_CONTENT alone
-        while data or more:
+        while (data or more) and not over:
             if decoder is None or decoder.eof:
-                if decoder is not None and not data.startswith(b"\x1f"):
-                    break  # no member of gzip follows: padding, which browsers ignore too
-                decoder = zlib.decompressobj(_window_bits(encoding, data))
+                # Where no member of gzip follows, all that does is padding, which browsers ignore too.
+                over = decoder is not None and (name == "deflate" or not data.startswith(b"\x1f"))
+                if over:
+                    break
+                decoder = zlib.decompressobj(_window_bits(name, data))
+            before = decoder.copy()
             try:
                 content = decoder.decompress(data, MAX_CONTENT)
             except zlib.error:
+                if content := _before_the_fault(before, data):
+                    yield content
                 raise ProtocolError("the body is not in the encoding that its Content-Encoding names") from None
             data = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
             more = len(content) == MAX_CONTENT and not decoder.eof
@@ -128,9 +134,21 @@ def decompressed(chunks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
         raise StreamInterrupted("the compressed body was cut off")
 
 
-def _window_bits(encoding: str, data: bytes) -> int:
-    """What tells zlib which container it reads, by the encoding and the first byte."""
-    if encoding.strip().lower() != "deflate":
+def _before_the_fault(decoder: Any, data: bytes) -> bytes:
+    """What stands before the byte that zlib does not take: what it had found by then, it keeps to itself."""
+    content, good, bad = b"", 0, len(data)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        try:
+            content, good = decoder.copy().decompress(data[:middle], MAX_CONTENT), middle
+        except zlib.error:
+            bad = middle
+    return content
+
+
+def _window_bits(name: str, data: bytes) -> int:
+    """What tells zlib which container it reads, by the encoding's name and the first byte."""
+    if name != "deflate":
         return 16 + zlib.MAX_WBITS
     return zlib.MAX_WBITS if data[0] & 0x0F == zlib.DEFLATED else -zlib.MAX_WBITS
 
@@ -238,7 +256,7 @@ def objects(chunks: Iterable[bytes]) -> Iterator[dict[str, Any] | str]:
             if early.length:
                 _check_nothing_follows(line, early.length)
             elif line and not line.isspace():
-                yield _object_or_text(line)
+                yield from _object_or_text(line)
             if early.length or early.scanning:
                 early = _EarlyObject()
         if splitter.unfinished and not early.length:
@@ -251,7 +269,7 @@ def objects(chunks: Iterable[bytes]) -> Iterator[dict[str, Any] | str]:
     elif rest.lstrip().startswith(b"{") and not early.closed(splitter.unfinished):
         raise StreamInterrupted("the stream ended inside an object", detail=rest)
     elif rest and not rest.isspace():
-        yield _object_or_text(rest)
+        yield from _object_or_text(rest)
 
 
 class _EarlyObject:
@@ -267,7 +285,9 @@ class _EarlyObject:
     def __init__(self) -> None:
         self.length = 0  # bytes of the line up to the object's end; 0 until it has been found
         self.scanning = False  # the first look failed
+        self.end = 0  # how long the line was when the scan found the outermost brace closed; 0 until it has
         self._scanned = 0  # parts of the line
+        self._size = 0  # bytes of them
         self._depth = 0
         self._closed = False  # the outermost brace: what is no object by then never becomes one
         self._in_string = False
@@ -310,7 +330,9 @@ class _EarlyObject:
                 position += 1
             else:
                 self._depth += 1 if byte == b"{" else -1
-                self._closed = self._closed or self._depth == 0
+                if self._depth == 0 and not self._closed:
+                    self._closed, self.end = True, self._size + position
+        self._size += len(new)
         return self._closed
 
 
@@ -334,13 +356,19 @@ def text(chunks: Iterable[bytes], encoding: str = "utf-8") -> Iterator[str]:
         raise ProtocolError(f"the text is not in its charset, {encoding}", detail=str(error)) from None
 
 
-def _object_or_text(line: bytes) -> dict[str, Any] | str:
+def _object_or_text(line: bytes) -> Iterator[dict[str, Any] | str]:
     value = object_or_none(line)
     if value is not None:
-        return value
-    if line.lstrip().startswith(b"{"):
+        yield value
+    elif line.lstrip().startswith(b"{"):
+        # An object in front of what breaks the line is yielded if it comes alone, and so it is if all comes at once.
+        early = _EarlyObject()
+        if early.closed([line]) and (value := object_or_none(line[: early.end])) is not None:
+            yield value
+            _check_nothing_follows(line, early.end)
         raise ProtocolError("a line that is broken JSON", detail=line)
-    return line.decode("utf-8", "replace").strip()
+    else:
+        yield line.decode("utf-8", "replace").strip()
 
 
 def _check_nothing_follows(line: bytes, length: int) -> None:

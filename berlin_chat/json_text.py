@@ -14,8 +14,9 @@ from .errors import ProtocolError
 
 #: How deeply JSON may be nested.
 DEEPEST = 200
-#: A string of JSON, or a bracket outside of one.
-_BRACKETS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[][{}]', re.DOTALL)
+#: What tells how deeply JSON is nested. A whole string would be fewer matches, but one without an end is searched for
+#: from each of its quotes.
+_NESTING = re.compile(rb'\\.|[]["{}]', re.DOTALL)
 #: The longest JSON document that is read whole, in bytes.
 MAX_DOCUMENT = 64 * 2**20
 
@@ -27,11 +28,14 @@ class _TooDeep(ValueError):
 def _check_depth(data: bytes) -> None:
     """RFC 8259, section 9: "an implementation may set limits on the maximum depth of nesting"."""
     if data.count(b"[") + data.count(b"{") > DEEPEST:
-        depth = 0
-        for found in _BRACKETS.finditer(data):
-            depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(found[0], 0)
-            if depth > DEEPEST:
-                raise _TooDeep("JSON nested too deeply")
+        depth, in_string = 0, False
+        for found in _NESTING.finditer(data):
+            if found[0] == b'"':
+                in_string = not in_string
+            elif not in_string:
+                depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(found[0], 0)
+                if depth > DEEPEST:
+                    raise _TooDeep("JSON nested too deeply")
 
 
 def _shallow(loads: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
@@ -81,11 +85,14 @@ def parse(data: bytes) -> Any:
     integers beyond 64 bits, which it makes floats.
     """
     try:
-        return _loads(data)
-    except _TooDeep:
-        raise
-    except ValueError:
-        return _decode_json(data.decode("utf-8", "replace"))
+        try:
+            return _loads(data)
+        except _TooDeep:
+            raise
+        except ValueError:
+            return _decode_json(data.decode("utf-8", "replace"))
+    except RecursionError:  # the standard library's, where many calls are under way already
+        raise _TooDeep("JSON nested too deeply for a caller that is itself so deep") from None
 
 
 def document(chunks: Iterable[bytes], behind: bytes = b"") -> dict[str, Any]:

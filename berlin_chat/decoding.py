@@ -8,23 +8,17 @@ kept back is kept in pieces and joined once, so that the cost is linear in the l
 from __future__ import annotations
 
 import codecs
-import json
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
 
 from .errors import ProtocolError, StreamInterrupted
+from .json_text import object_or_none
 
 #: The longest line, and the most data of one event, that is read, in bytes.
 MAX_LINE = 2**20
-#: How deeply JSON may be nested.
-DEEPEST = 200
-#: A string of JSON, or a bracket outside of one.
-_BRACKETS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[][{}]', re.DOTALL)
-#: The longest JSON document that is read whole, in bytes.
-MAX_DOCUMENT = 64 * 2**20
 #: The most that is decompressed at a time, in bytes.
 MAX_CONTENT = 64 * 1024
 #: The longest chunk-size line, and the longest trailer section, that is read, in bytes.
@@ -112,19 +106,25 @@ def decompressed(chunks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
         ProtocolError: it is in another encoding, in several, or not in the one that it says.
         StreamInterrupted: it ends before its end.
     """
-    if encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
+    name = encoding.strip().lower()
+    if name not in ("gzip", "x-gzip", "deflate"):
         raise ProtocolError("the body has a Content-Encoding that was not asked for", detail=encoding)
-    decoder = None
+    decoder, over = None, False
     for data in chunks:
         more = False  # what was given back by zlib may have been cut by MAX_CONTENT alone
-        while data or more:
+        while (data or more) and not over:
             if decoder is None or decoder.eof:
-                if decoder is not None and not data.startswith(b"\x1f"):
-                    break  # no member of gzip follows: padding, which browsers ignore too
-                decoder = zlib.decompressobj(_window_bits(encoding, data))
+                # Where no member of gzip follows, all that does is padding, which browsers ignore too.
+                over = decoder is not None and (name == "deflate" or not data.startswith(b"\x1f"))
+                if over:
+                    break
+                decoder = zlib.decompressobj(_window_bits(name, data))
+            before = decoder.copy()
             try:
                 content = decoder.decompress(data, MAX_CONTENT)
             except zlib.error:
+                if content := _before_the_fault(before, data):
+                    yield content
                 raise ProtocolError("the body is not in the encoding that its Content-Encoding names") from None
             data = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
             more = len(content) == MAX_CONTENT and not decoder.eof
@@ -134,9 +134,21 @@ def decompressed(chunks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
         raise StreamInterrupted("the compressed body was cut off")
 
 
-def _window_bits(encoding: str, data: bytes) -> int:
-    """What tells zlib which container it reads, by the encoding and the first byte."""
-    if encoding.strip().lower() != "deflate":
+def _before_the_fault(decoder: Any, data: bytes) -> bytes:
+    """What stands before the byte that zlib does not take: what it had found by then, it keeps to itself."""
+    content, good, bad = b"", 0, len(data)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        try:
+            content, good = decoder.copy().decompress(data[:middle], MAX_CONTENT), middle
+        except zlib.error:
+            bad = middle
+    return content
+
+
+def _window_bits(name: str, data: bytes) -> int:
+    """What tells zlib which container it reads, by the encoding's name and the first byte."""
+    if name != "deflate":
         return 16 + zlib.MAX_WBITS
     return zlib.MAX_WBITS if data[0] & 0x0F == zlib.DEFLATED else -zlib.MAX_WBITS
 
@@ -244,7 +256,7 @@ def objects(chunks: Iterable[bytes]) -> Iterator[dict[str, Any] | str]:
             if early.length:
                 _check_nothing_follows(line, early.length)
             elif line and not line.isspace():
-                yield _object_or_text(line)
+                yield from _object_or_text(line)
             if early.length or early.scanning:
                 early = _EarlyObject()
         if splitter.unfinished and not early.length:
@@ -257,7 +269,7 @@ def objects(chunks: Iterable[bytes]) -> Iterator[dict[str, Any] | str]:
     elif rest.lstrip().startswith(b"{") and not early.closed(splitter.unfinished):
         raise StreamInterrupted("the stream ended inside an object", detail=rest)
     elif rest and not rest.isspace():
-        yield _object_or_text(rest)
+        yield from _object_or_text(rest)
 
 
 class _EarlyObject:
@@ -273,7 +285,9 @@ class _EarlyObject:
     def __init__(self) -> None:
         self.length = 0  # bytes of the line up to the object's end; 0 until it has been found
         self.scanning = False  # the first look failed
+        self.end = 0  # how long the line was when the scan found the outermost brace closed; 0 until it has
         self._scanned = 0  # parts of the line
+        self._size = 0  # bytes of them
         self._depth = 0
         self._closed = False  # the outermost brace: what is no object by then never becomes one
         self._in_string = False
@@ -293,7 +307,7 @@ class _EarlyObject:
 
     def _parsed(self, parts: list[bytes]) -> dict[str, Any] | None:
         line = b"".join(parts)
-        value = _object_or_none(line)
+        value = object_or_none(line)
         if value is not None:
             self.length = len(line)
         return value
@@ -316,7 +330,9 @@ class _EarlyObject:
                 position += 1
             else:
                 self._depth += 1 if byte == b"{" else -1
-                self._closed = self._closed or self._depth == 0
+                if self._depth == 0 and not self._closed:
+                    self._closed, self.end = True, self._size + position
+        self._size += len(new)
         return self._closed
 
 
@@ -340,107 +356,19 @@ def text(chunks: Iterable[bytes], encoding: str = "utf-8") -> Iterator[str]:
         raise ProtocolError(f"the text is not in its charset, {encoding}", detail=str(error)) from None
 
 
-class _TooDeep(ValueError):
-    """JSON that is nested more than ``DEEPEST`` deep, so that it could be read, but not shown or written again."""
-
-
-def _check_depth(data: bytes) -> None:
-    """RFC 8259, section 9: "an implementation may set limits on the maximum depth of nesting"."""
-    if data.count(b"[") + data.count(b"{") > DEEPEST:
-        depth = 0
-        for found in _BRACKETS.finditer(data):
-            depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(found[0], 0)
-            if depth > DEEPEST:
-                raise _TooDeep("JSON nested too deeply")
-
-
-def _shallow(loads: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """A parser that refuses what is nested too deeply."""
-
-    def shallow(data: bytes) -> Any:
-        if len(data) > 2 * DEEPEST:  # fewer could not be
-            _check_depth(data)
-        return loads(data)
-
-    return shallow
-
-
-@_shallow
-def _standard_loads(data: bytes) -> Any:
-    return _decode_json(data.decode())
-
-
-_decode_json = json.JSONDecoder().decode
-
-
-def _first_loads(data: bytes) -> Any:
-    """Chooses the parser at its first use, for orjson takes as long to import as this whole package."""
-    global _loads
-    try:
-        import orjson  # the extra [speed]
-    except ImportError:
-        _loads = _standard_loads
-    else:
-        _loads = _shallow(orjson.loads)
-    return _loads(data)
-
-
-_loads: Callable[[bytes], Any] = _first_loads
-
-
-def parser() -> Callable[[bytes], Any]:
-    """Returns the parser itself, for loops that count every call; what it raises for, ``parse`` may still read."""
-    return _loads
-
-
-def parse(data: bytes) -> Any:
-    """Returns the value of JSON in UTF-8; raises ValueError where it is none.
-
-    Bytes that are no UTF-8 become U+FFFD. What the faster parser of the extra ``[speed]`` refuses (NaN, half
-    of a surrogate pair) is left to the standard library's, so that the result does not depend on the extra, but for
-    integers beyond 64 bits, which it makes floats.
-    """
-    try:
-        return _loads(data)
-    except _TooDeep:
-        raise
-    except ValueError:
-        return _decode_json(data.decode("utf-8", "replace"))
-
-
-def document(chunks: Iterable[bytes], behind: bytes = b"") -> dict[str, Any]:
-    """Returns the JSON object that is all of a body, but for what may stand ``behind`` it.
-
-    Raises ProtocolError where it holds none, or is too long.
-    """
-    parts, size = [], 0
-    for data in chunks:
-        parts.append(data)
-        size += len(data)
-        if size > MAX_DOCUMENT:
-            raise ProtocolError(f"a body of more than {MAX_DOCUMENT} bytes")
-    body = b"".join(parts).strip().removesuffix(behind)
-    value = _object_or_none(body)
-    if value is None:
-        raise ProtocolError("a JSON object was expected", detail=body, body=body)
-    return value
-
-
-def _object_or_none(line: bytes) -> dict[str, Any] | None:
-    try:
-        value = parse(line)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _object_or_text(line: bytes) -> dict[str, Any] | str:
-    value = _object_or_none(line)
+def _object_or_text(line: bytes) -> Iterator[dict[str, Any] | str]:
+    value = object_or_none(line)
     if value is not None:
-        return value
-    if line.lstrip().startswith(b"{"):
+        yield value
+    elif line.lstrip().startswith(b"{"):
+        # An object in front of what breaks the line is yielded if it comes alone, and so it is if all comes at once.
+        early = _EarlyObject()
+        if early.closed([line]) and (value := object_or_none(line[: early.end])) is not None:
+            yield value
+            _check_nothing_follows(line, early.end)
         raise ProtocolError("a line that is broken JSON", detail=line)
-    return line.decode("utf-8", "replace").strip()
+    else:
+        yield line.decode("utf-8", "replace").strip()
 
 
 def _check_nothing_follows(line: bytes, length: int) -> None:

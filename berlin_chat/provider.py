@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, NamedTupl
 from . import validation
 from .cancellation import CancelToken, Deadline, Limiter, Limits
 from .configuration import Configured, OfOneQuestion, configured
-from .errors import Cancelled, ChatError, InvalidRequest, StreamInterrupted
+from .errors import Cancelled, ChatError, InvalidRequest, ProtocolError, StreamInterrupted
 from .http.transport import Exchange
 from .live import LiveReply
 from .messages import Messages, as_list
@@ -30,6 +30,8 @@ T = TypeVar("T")
 Pieces = Generator[str, None, Reply]
 #: The same, with the events of a question that is live.
 Parts = Generator["str | Event", None, Reply]
+#: What comes of an answer that is nested so deeply that Python's stack, on which its caller stands, does not hold it.
+TOO_DEEP = "the answer cannot be read within Python's recursion limit: it is nested deeply, or its caller is"
 log = logging.getLogger("berlin_chat")
 
 
@@ -231,6 +233,8 @@ class Provider(Configured):
                 return self.model_names(exchange)
         except ChatError as error:
             raise self._completed(error, exchange) from error.__cause__
+        except RecursionError:
+            raise self._completed(ProtocolError(TOO_DEEP), exchange) from None
 
     @_OnClassOrInstance
     def create_completion(
@@ -370,6 +374,8 @@ class Provider(Configured):
             except ChatError as error:
                 self._completed(error, exchange, "".join(received))
                 raise
+            except RecursionError:
+                raise self._completed(ProtocolError(TOO_DEEP), exchange, "".join(received)) from None
         facts = {"provider": self.name, "model": model, "headers": exchange.headers, "attempts": exchange.attempts}
         times = {"seconds": monotonic() - started, "first_piece_seconds": first}
         reply = Reply("".join(received), **{**facts, **vars(metadata), **times})

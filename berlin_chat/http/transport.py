@@ -17,8 +17,9 @@ from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import ClosedPoolError
 
 from ..cancellation import Deadline, Limits
-from ..decoding import decompressed, document
+from ..decoding import decompressed
 from ..errors import ChatError, ProtocolError, StreamInterrupted
+from ..json_text import document
 from ..process import after_fork, at_exit
 from ..redaction import Redactor, secrets_in_cookies, secrets_in_headers
 from ..validation import Headers, Settings, Timeout

@@ -8,7 +8,7 @@ import re
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from time import monotonic
@@ -39,7 +39,7 @@ class Peer:
     def command(self) -> list[str]:
         raise NotImplementedError
 
-    def environment(self) -> Mapping[str, str]:
+    def environment(self) -> dict[str, str]:
         """Without proxies, which are not asked on loopback."""
         return {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
 

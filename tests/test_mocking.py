@@ -6,6 +6,7 @@ With ``responses``, ``requests-mock``, ``pytest-httpserver`` and ``vcrpy``.
 from __future__ import annotations
 
 import gc
+import io
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -277,7 +278,11 @@ def test_a_cassette_is_recorded_and_played_without_the_server(
     gc.collect()  # a socket that was left open is a warning, and so an error
 
 
-@pytest.mark.parametrize("own", [False, True], ids=["our session", "the caller's session"])
+#: A session's connection is replaced within a cassette; vcrpy 8 forgets to close it, where requests alone asks, too.
+OWN = pytest.param(True, marks=pytest.mark.skipif(vcr.__version__.startswith("8."), reason="vcrpy 8 leaves it open"))
+
+
+@pytest.mark.parametrize("own", [False, OWN], ids=["our session", "the caller's session"])
 def test_a_cassette_holds_for_a_provider_that_was_used_before_and_only_as_long_as_it_runs(
     own: bool, cassette: Callable[..., Any]
 ) -> None:
@@ -370,3 +375,29 @@ def test_secrets_can_be_kept_out_of_a_cassette(cassette: Callable[..., Any], tmp
     written = (tmp_path / "cassette.yaml").read_text()
     assert "/api/login" in written
     assert "hunter2-secret" not in written
+
+
+@pytest.mark.parametrize("end", ["read", "left"])
+def test_an_adapter_may_answer_with_what_has_no_connection_to_give_back(end: str) -> None:
+    """As requests, which asks whether there is a ``release_conn``: what vcrpy 8 plays has none."""
+
+    class Canned(requests.adapters.BaseAdapter):
+        def send(self, request: Any, **how: Any) -> requests.Response:
+            answer = requests.Response()
+            answer.status_code, answer.request, answer.url = 200, request, request.url
+            answer.headers["Content-Type"] = OPENAI.kind
+            answer.raw = io.BytesIO(b"".join(OPENAI.parts(["Hel", "lo"])))
+            return answer
+
+        def close(self) -> None:
+            pass
+
+    with requests.Session() as session:
+        session.mount(URL, Canned())
+        with get_provider("openai", base_url=URL, session=session, retries=0) as asked:
+            if end == "read":
+                assert asked.ask("Hi") == "Hello"
+            else:
+                stream = asked.stream("Hi")
+                assert next(stream) == "Hel"
+                stream.close()

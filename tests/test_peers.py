@@ -7,16 +7,12 @@ it directly and through the embedded server, and it asks the embedded server its
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
-import os
-import socket
-import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import openai
@@ -26,12 +22,16 @@ import requests
 from berlin_chat import (
     APIStatusError,
     AuthenticationError,
+    Cancelled,
     ChatError,
+    LiveReply,
     Provider,
     RateLimitError,
+    StreamInterrupted,
     Ylokh,
 )
 from berlin_chat.server import LocalServer
+from peer import Peer
 
 #: Seconds for LiteLLM to start; nothing else waits as long.
 START_UP = 120.0
@@ -39,6 +39,7 @@ PATIENCE = 20.0
 NAMES = ("berlin", "ylokh", "h2o", "acytoo")
 ANSWER = "The sky is blue because air scatters blue light: Rayleigh, 1871. Голубое небо 🙂"
 KEY = "sk-the-peers-key"
+STAY = "Stay, please."
 HI = [{"role": "user", "content": "Why is the sky blue?"}]
 
 # The fixture that starts LiteLLM may take longer than a test may.
@@ -208,20 +209,47 @@ def test_openai_gets_an_error_in_the_middle_of_a_stream() -> None:
 # LiteLLM's proxy
 
 
-class LiteLLM:
+class Storyteller:
+    """A model that counts to three; asked to ``STAY``, it stops at two, and says more later, until its reader has left.
+
+    Attributes:
+        asked: the messages of each question.
+        more: lets it say more.
+        left: is released by each reader who has left.
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+        self.more = threading.Event()
+        self.left = threading.Semaphore(0)
+
+    def stream(self, messages: Any, model: str | None = None, **options: Any) -> Iterator[str]:
+        self.asked.append(messages)
+        yield from ("one ", "two ")
+        if messages[-1]["content"] != STAY:
+            yield "three"
+            return
+        self.more.wait(PATIENCE)
+        try:
+            for _ in range(1000):
+                yield "more "
+                time.sleep(0.01)
+        except GeneratorExit:
+            self.left.release()
+            raise
+
+
+class LiteLLM(Peer):
     """LiteLLM's proxy as a process of its own, with a mock model and one that asks an embedded server.
 
     It gets no database, no telemetry and no price list, and proxies that lead nowhere for all but this machine.
     """
 
     def __init__(self, folder: Path, behind: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.port: int = listener.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._log = folder / "litellm.log"
-        config = folder / "config.yaml"
+        super().__init__("LiteLLM's proxy", "/health/liveliness", START_UP, folder)
+        self._config = folder / "config.yaml"
         # JSON is YAML.
-        config.write_text(
+        self._config.write_text(
             json.dumps(
                 {
                     "model_list": [
@@ -238,44 +266,28 @@ class LiteLLM:
             ),
             encoding="utf-8",
         )
-        arguments = ["--config", str(config), "--host", "127.0.0.1", "--port", str(self.port)]
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [str(_console_script()), *arguments, "--telemetry", "False"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=folder,
-                env=_environment(),
-            )
 
-    def wait_until_alive(self) -> None:
-        due = monotonic() + START_UP
-        pause = threading.Event()
-        while not self._is_alive():
-            state = self._process.poll()
-            if state is not None or monotonic() > due:
-                fate = f"ended with {state}" if state is not None else f"did not start within {START_UP} s"
-                end = self._log.read_text(encoding="utf-8", errors="replace")[-3000:]
-                pytest.fail(f"LiteLLM's proxy {fate} (pip install 'litellm[proxy]' is what it needs):\n{end}")
-            pause.wait(0.1)
+    def command(self) -> list[str]:
+        address = ["--host", "127.0.0.1", "--port", str(self.port)]
+        return [str(_console_script()), "--config", str(self._config), *address, "--telemetry", "False"]
 
-    def _is_alive(self) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
-        with contextlib.closing(connection):
-            try:
-                connection.request("GET", "/health/liveliness")
-                return connection.getresponse().status == 200
-            except OSError:
-                return False
-
-    def close(self) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait(PATIENCE)
+    def environment(self) -> dict[str, str]:
+        kept = super().environment()
+        for name in ("DATABASE_URL", "REDIS_URL", "REDIS_HOST", "PYTHONWARNINGS", "LITELLM_MASTER_KEY"):
+            kept.pop(name, None)
+        nowhere = "http://127.0.0.1:9"
+        return {
+            **kept,
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+            "LITELLM_TELEMETRY": "False",
+            "LITELLM_MODE": "PRODUCTION",  # reads no .env
+            "DISABLE_ADMIN_UI": "True",
+            "NO_DOCS": "True",
+            "HTTP_PROXY": nowhere,
+            "HTTPS_PROXY": nowhere,
+            "NO_PROXY": "127.0.0.1,localhost",
+            "PYTHONUTF8": "1",
+        }
 
 
 def _backend(model: str) -> dict[str, str]:
@@ -291,29 +303,16 @@ def _console_script() -> Path:
     return script
 
 
-def _environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
-    for name in ("DATABASE_URL", "REDIS_URL", "REDIS_HOST", "PYTHONWARNINGS", "LITELLM_MASTER_KEY"):
-        kept.pop(name, None)
-    nowhere = "http://127.0.0.1:9"
-    return {
-        **kept,
-        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-        "LITELLM_TELEMETRY": "False",
-        "LITELLM_MODE": "PRODUCTION",  # reads no .env
-        "DISABLE_ADMIN_UI": "True",
-        "NO_DOCS": "True",
-        "HTTP_PROXY": nowhere,
-        "HTTPS_PROXY": nowhere,
-        "NO_PROXY": "127.0.0.1,localhost",
-        "PYTHONUTF8": "1",
-    }
+@pytest.fixture(scope="module")
+def model() -> Storyteller:
+    """What the embedded server behind LiteLLM says."""
+    return Storyteller()
 
 
 @pytest.fixture(scope="module")
-def behind() -> Iterator[LocalServer]:
+def behind(model: Storyteller) -> Iterator[LocalServer]:
     """An embedded server that LiteLLM asks."""
-    with LocalServer(upstream=Answers()) as server:
+    with LocalServer(upstream=model) as server:
         yield server
 
 
@@ -321,7 +320,7 @@ def behind() -> Iterator[LocalServer]:
 def litellm(tmp_path_factory: pytest.TempPathFactory, behind: LocalServer) -> Iterator[LiteLLM]:
     proxy = LiteLLM(tmp_path_factory.mktemp("litellm"), f"{behind.url}/v1")
     try:
-        proxy.wait_until_alive()
+        proxy.start()
         yield proxy
     finally:
         proxy.close()
@@ -453,7 +452,61 @@ def test_openai_gets_litellms_error_through_the_server(in_front: LocalServer) ->
         client.chat.completions.create(model="nobodys-model", messages=HI)  # type: ignore[arg-type]
 
 
+# An embedded server behind LiteLLM
+
+
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
-def test_litellm_asks_the_embedded_server(stream: bool, litellm: LiteLLM) -> None:
+def test_litellm_asks_the_embedded_server(stream: bool, litellm: LiteLLM, model: Storyteller) -> None:
     with _ylokh(litellm, model="behind") as provider:
-        assert provider.ask("Hi there", stream=stream) == "m-1 heard: Hi there"
+        assert provider.ask("Hi there", stream=stream) == "one two three"
+    assert model.asked[-1][-1]["content"] == "Hi there"
+
+
+@contextlib.contextmanager
+def in_the_middle(way: str, litellm: LiteLLM) -> Iterator[tuple[Provider, LiveReply]]:
+    """A reply under way through LiteLLM, asked directly or through the embedded server; its first words have come."""
+    with contextlib.ExitStack() as stack:
+        provider: Provider = stack.enter_context(_ylokh(litellm, model="behind"))
+        if way != "directly":
+            in_front = stack.enter_context(LocalServer(upstream=provider))
+            provider = stack.enter_context(_through(in_front, way))
+        live = stack.enter_context(provider.open(STAY))
+        while live.text != "one two ":
+            next(live)
+        yield provider, live
+
+
+WAYS = ("directly", *NAMES)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_cancel_goes_through_litellm_to_the_model_behind_it(way: str, litellm: LiteLLM, model: Storyteller) -> None:
+    with in_the_middle(way, litellm) as (_, live):
+        live.cancel()
+        with pytest.raises(Cancelled) as caught:
+            list(live)
+        assert caught.value.partial == "one two "
+        model.more.set()
+        assert model.left.acquire(timeout=PATIENCE)
+        model.more.clear()
+
+
+#: What a reply ends in that was cut behind the embedded server: the error that the protocol has for it.
+CUT = {"directly": StreamInterrupted, "acytoo": StreamInterrupted}
+
+
+def test_a_killed_litellm_interrupts_each_protocols_reply_and_answers_when_it_is_back(
+    litellm: LiteLLM, model: Storyteller
+) -> None:
+    with contextlib.ExitStack() as stack:
+        under_way = [(way, *stack.enter_context(in_the_middle(way, litellm))) for way in WAYS]
+        litellm.kill()
+        model.more.set()
+        for way, _, live in under_way:
+            with pytest.raises(CUT.get(way, APIStatusError)) as caught:
+                list(live)
+            assert type(caught.value) is CUT.get(way, APIStatusError), way
+            assert caught.value.partial == "one two "
+        litellm.start()
+        for _, provider, _ in under_way:
+            assert provider.ask("Hi") == "one two three"

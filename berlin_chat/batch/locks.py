@@ -25,7 +25,8 @@ def lock(descriptor: int, path: str) -> None:
     Raises:
         InvalidRequest: another one has it.
 
-    Warns where the file system has no locks; then it is for the caller to see to it that there is one writer.
+    Warns where the file system, or the system, has no locks; then it is for the caller to see to it that there is one
+    writer.
     """
     try:
         _lock(descriptor)
@@ -53,6 +54,8 @@ if sys.platform == "win32":  # pragma: no cover
 else:
 
     def _lock(descriptor: int) -> None:
-        import fcntl
-
+        try:
+            import fcntl
+        except ImportError:  # there are systems below Python that have no locks
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK)) from None
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

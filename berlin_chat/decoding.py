@@ -130,7 +130,7 @@ def decompressed(chunks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
             more = len(content) == MAX_CONTENT and not decoder.eof
             if content:
                 yield content
-    if decoder is not None and not decoder.eof:
+    if decoder is None or not decoder.eof:  # nothing at all is no compressed body either
         raise StreamInterrupted("the compressed body was cut off")
 
 

@@ -8,6 +8,7 @@ import sys
 import warnings
 
 from ..errors import InvalidRequest
+from ..process import importing
 
 #: What the system says where another one has the lock.
 _TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK)
@@ -53,6 +54,7 @@ if sys.platform == "win32":  # pragma: no cover
 else:
 
     def _lock(descriptor: int) -> None:
-        import fcntl
+        with importing:
+            import fcntl
 
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -37,6 +37,7 @@ from .groups.race import Race, race
 from .http.transport import Exchange
 from .live import LiveReply
 from .messages import Message, Messages, image
+from .process import importing as _importing
 from .provider import Provider
 from .providers import get_provider, provider_names
 from .providers.acytoo import Acytoo
@@ -125,7 +126,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    value = globals()[name] = getattr(import_module(f".conversations.{_LATER[name]}", __name__), name)
+    with _importing:
+        value = globals()[name] = getattr(import_module(f".conversations.{_LATER[name]}", __name__), name)
     return value
 
 

@@ -184,6 +184,10 @@ class Stoppable:
             self._end_blocking()
             self.woken.put(None)
 
+    def leave_to_parent(self) -> None:
+        """Lets ``check`` raise Cancelled from now on: in the child of a fork, which would read what is the parent's."""
+        self._stopped = True
+
     def _end_blocking(self) -> None:
         """Ends what blocks beside ``wait_until``."""
 
@@ -194,7 +198,7 @@ class Stoppable:
     def check(self) -> None:
         """Raises Cancelled or APITimeoutError if it was stopped or its deadline has passed."""
         if self._stopped:
-            raise Cancelled("the question was cancelled")
+            raise Cancelled("the reply is the parent process's" if self.is_copy else "the question was cancelled")
         if self.deadline is not None and self.deadline.passed:
             raise APITimeoutError(f"no whole reply within the deadline of {self.deadline.seconds} s")
 

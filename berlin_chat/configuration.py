@@ -11,6 +11,7 @@ import requests
 from . import validation
 from .errors import InvalidRequest, ProviderNotWorking
 from .http.transport import Transport
+from .process import importing
 from .redaction import Redactor, secrets_in_address, secrets_in_headers
 
 #: Seconds for a connection, and between two reads.
@@ -142,7 +143,8 @@ class Configured:
 
 def arguments_of(cls: type[Configured]) -> set[str]:
     """Returns the names of the arguments of its constructor, those that it passes on included."""
-    from inspect import signature  # here, for it costs as much as the rest of the package
+    with importing:
+        from inspect import signature  # here, for it costs as much as the rest of the package
 
     known: set[str] = set()
     for base in cls.__mro__:  # up to the first constructor that passes nothing on

@@ -16,6 +16,7 @@ from typing import Any
 
 from .errors import ProtocolError, StreamInterrupted
 from .json_text import object_or_none
+from .process import importing
 
 #: The longest line, and the most data of one event, that is read, in bytes.
 MAX_LINE = 2**20
@@ -96,11 +97,14 @@ class ChunkedDecoder:
         return len(data)
 
 
-def decompressed(chunks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
+def decompressed(chunks: Iterable[bytes], encoding: str, may_be_empty: bool = True) -> Iterator[bytes]:
     """Yields what is compressed, each part as soon as it can be told, ``MAX_CONTENT`` bytes at a time at the most.
 
     gzip with one or more members (RFC 1952), and deflate with its zlib header (RFC 1950) or, as some servers send it,
     without (RFC 1951).
+
+    Args:
+        may_be_empty: whether nothing at all is a whole body, too, as where the framing says that this is its end.
 
     Raises:
         ProtocolError: it is in another encoding, in several, or not in the one that it says.
@@ -130,7 +134,7 @@ def decompressed(chunks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
             more = len(content) == MAX_CONTENT and not decoder.eof
             if content:
                 yield content
-    if decoder is not None and not decoder.eof:
+    if not (may_be_empty if decoder is None else decoder.eof):
         raise StreamInterrupted("the compressed body was cut off")
 
 
@@ -342,7 +346,8 @@ def text(chunks: Iterable[bytes], encoding: str = "utf-8") -> Iterator[str]:
     The bytes of a character that is torn apart wait for the rest of it.
     """
     try:
-        b" ".decode(encoding, "replace")  # not all codecs are of text, and not all can replace
+        with importing:  # for most codecs are modules
+            b" ".decode(encoding, "replace")  # not all of them are of text, and not all can replace
     except (LookupError, ValueError):
         raise ProtocolError("the text is in an unknown charset", detail=encoding) from None
     decode = codecs.getincrementaldecoder(encoding)("replace").decode

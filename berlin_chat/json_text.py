@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from .errors import ProtocolError
+from .process import importing
 
 #: How deeply JSON may be nested.
 DEEPEST = 200
@@ -61,7 +62,8 @@ def _first_loads(data: bytes) -> Any:
     """Chooses the parser at its first use, for orjson takes as long to import as this whole package."""
     global _loads
     try:
-        import orjson  # the extra [speed]
+        with importing:
+            import orjson  # the extra [speed]
     except ImportError:
         _loads = _standard_loads
     else:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import atexit
 import os
+import threading
 import weakref
 from typing import Protocol
+
+from .errors import ChatError
 
 
 class Forkable(Protocol):
@@ -39,6 +42,12 @@ _parting: weakref.WeakSet[Parting] = weakref.WeakSet()
 _ending: weakref.WeakSet[Ending] = weakref.WeakSet()
 
 
+#: Held while a module is imported that is only needed now; a fork waits for that. Else the lock of the import would
+#: stay with a thread that the child does not have, and the child would wait for it for ever. Reentrant, for one import
+#: leads to the next, and a finalizer or a signal handler may come in the middle of it.
+importing = threading.RLock()
+
+
 def after_fork(one: Forkable) -> None:
     """Has it reset in each child process that a fork makes."""
     _forkable.add(one)
@@ -54,12 +63,19 @@ def at_exit(one: Ending) -> None:
     _ending.add(one)
 
 
+def no_thread(error: RuntimeError) -> ChatError:
+    """Returns the error for a thread that the system does not let this process have."""
+    advice = "Ask fewer questions at once, or let the process have more threads"
+    return ChatError(f"no thread could be started: {error}", advice=advice)
+
+
 def _reset_all() -> None:
     for one in list(_forkable):
         one.reset()
 
 
 def _before_fork() -> None:
+    importing.acquire()  # the first, for who holds one of the others may import something
     for one in sorted(_parting, key=id):  # in one order, for two threads may fork at once, and each waits for locks
         one.before_fork()
 
@@ -67,6 +83,7 @@ def _before_fork() -> None:
 def _after_fork() -> None:
     for one in list(_parting):
         one.after_fork()
+    importing.release()
 
 
 def _end_all() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import encodings.utf_16_be  # noqa: F401 - now, for a codec is imported where it is first used, which no fork waits for
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping
@@ -147,7 +148,9 @@ class _Secret:
 
     def __init__(self, secret: str) -> None:
         self._characters = [re.compile(_written(character)) for character in secret]
-        self.whole = re.compile("".join(character.pattern for character in self._characters))
+        whole = "".join(character.pattern for character in self._characters)
+        # What ``re.compile`` makes stays in its cache, and the secret with it, when the provider is gone.
+        self.whole: re.Pattern[str] = re.Scanner([(whole, None)], re.UNICODE).scanner  # type: ignore[attr-defined]
 
     def torn_at(self, text: str) -> int | None:
         """Where the beginning of the secret stands at the end of a text, None where it does not."""

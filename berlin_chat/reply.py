@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from .errors import ProtocolError
+from .process import importing
 
 
 class ToolCall(NamedTuple):
@@ -152,7 +153,8 @@ class Reply(str, Facts):
 
     def _repr_markdown_(self) -> str:
         """What a notebook shows: Markdown, in which HTML is text."""
-        from .sanitizer import harmless  # here, for who shows nothing needs none of it
+        with importing:
+            from .sanitizer import harmless  # here, for who shows nothing needs none of it
 
         return harmless(str(self))
 

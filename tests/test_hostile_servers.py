@@ -217,6 +217,14 @@ def test_compressed_text_without_its_end_is_cut_off(
     assert isinstance(failing(provider_for(speech, saying(answer)), wire), StreamInterrupted)
 
 
+@pytest.mark.parametrize("speech", [BERLIN, ACYTOO], ids=lambda speech: speech.name)
+def test_a_compressed_reply_of_which_not_one_byte_came_is_cut_off(
+    speech: Speech, provider_for: Make, wire: Wire
+) -> None:
+    answer = head(f"Content-Type: {speech.kind}", "Content-Encoding: gzip", "Connection: close")
+    assert isinstance(failing(provider_for(speech, saying(answer)), wire), StreamInterrupted)
+
+
 def test_half_of_a_surrogate_in_the_name_of_a_conversation_is_sent_back(provider_for: Make, wire: Wire) -> None:
     provider = provider_for(H2O, saying(b""))
     wire.routes.insert(

@@ -20,7 +20,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, BinaryIO, NamedTuple
 
 from ..cancellation import SIGNAL_INTERVAL, CancelToken, Deadline
-from ..process import after_fork
+from ..process import after_fork, no_thread
 from .answers import Answer
 from .rate_limit import RateLimiter, Turn, wait_for
 
@@ -90,8 +90,12 @@ class Channel:
     def listen(self) -> None:
         """Takes in the chunks that connect. A process that forks should have its children by now."""
         if self._listener is not None and self._acceptor is None:
-            self._acceptor = _thread(self._accept, self._listener)
-            self._acceptor.start()
+            acceptor = _thread(self._accept, self._listener)
+            try:
+                acceptor.start()
+            except RuntimeError as error:
+                raise no_thread(error) from None
+            self._acceptor = acceptor
 
     def reset(self) -> None:
         """Leaves all that is open to the parent process: in a child that a fork has made."""
@@ -106,7 +110,11 @@ class Channel:
             while not self._over:
                 sock, _ = listener.accept()
                 self._links[sock] = thread = _thread(self._serve, sock)
-                thread.start()
+                try:
+                    thread.start()
+                except RuntimeError:  # there are no more; the chunk is told that it cannot report
+                    self._links.pop(sock)
+                    sock.close()
 
     def _serve(self, sock: socket.socket) -> None:
         """Takes what one chunk says, until it closes its end."""

@@ -8,6 +8,7 @@ import sys
 import warnings
 
 from ..errors import InvalidRequest
+from ..process import importing
 
 #: What the system says where another one has the lock.
 _TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK)
@@ -55,7 +56,8 @@ else:
 
     def _lock(descriptor: int) -> None:
         try:
-            import fcntl
+            with importing:
+                import fcntl
         except ImportError:  # there are systems below Python that have no locks
             raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK)) from None
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

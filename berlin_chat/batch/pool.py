@@ -18,6 +18,7 @@ from typing import Any, Literal
 from ..cancellation import SIGNAL_INTERVAL, CancelToken
 from ..errors import InvalidRequest
 from ..messages import Messages
+from ..process import importing
 from ..provider import Provider
 from .answers import Answer
 from .checkpoint import Checkpoint
@@ -136,7 +137,8 @@ def ask_many(
     else:
         warn_of_hanging(executor)
         size = chunk_size or CHUNK_ROUNDS * workers()
-        from concurrent.futures import ProcessPoolExecutor  # here, for it brings all of multiprocessing
+        with importing:
+            from concurrent.futures import ProcessPoolExecutor  # here, for it brings all of multiprocessing
 
         crossing = ForProcesses(questions, workers(), interval, not isinstance(executor, ProcessPoolExecutor))
         in_flight = InFlight(executor, lambda: CHUNKS_AHEAD, size, cancel, crossing.keep)

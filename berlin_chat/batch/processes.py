@@ -15,6 +15,7 @@ from ..cancellation import Limits
 from ..errors import Cancelled, ChatError
 from ..groups.group import Group
 from ..http.login import AMONG_OTHERS, LoggedIn, Login
+from ..process import importing
 from ..provider import Provider
 from .answers import Answer
 from .in_flight import InFlight
@@ -76,9 +77,10 @@ class ForProcesses:
     arrived: Callable[[Future[list[Answer]] | list[Answer]], None]
 
     def __init__(self, questions: Questions, workers: int, interval: float, early: bool) -> None:
-        import pickle  # here, as neither is needed by those who stay in one process
+        with importing:
+            import pickle  # here, as neither is needed by those who stay in one process
 
-        from .channel import Channel
+            from .channel import Channel
 
         self._pickled = pickle.dumps(questions)
         self._questions = questions

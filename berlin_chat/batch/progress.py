@@ -6,6 +6,7 @@ from collections.abc import Callable
 from operator import length_hint
 from typing import Any
 
+from ..process import importing
 from .answers import Answer
 
 
@@ -21,7 +22,8 @@ class Progress:
 
     def __init__(self, prompts: Any, workers: Callable[[], int] | None = None) -> None:
         try:
-            from tqdm.auto import tqdm
+            with importing:
+                from tqdm.auto import tqdm
         except ImportError as error:
             raise ImportError("a progress bar needs tqdm: pip install 'berlin_chat[cli]'") from error
         self._make = tqdm

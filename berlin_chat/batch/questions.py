@@ -9,6 +9,7 @@ from typing import Any, Literal
 from ..cancellation import CancelToken, Limiter
 from ..errors import ChatError, InvalidRequest
 from ..messages import Messages
+from ..process import importing
 from ..provider import Provider
 from ..reply import Reply
 from ..validation import checked_count, checked_seconds
@@ -117,7 +118,8 @@ def checked_arguments(max_workers: Any, chunk_size: int | None, on_error: str) -
 
 def checked_options(options: Mapping[str, Any], caller: Callable[..., Any]) -> None:
     """Looks whether options that would be sent are rather arguments of ``caller`` that were misspelled."""
-    from difflib import get_close_matches  # here, as it is not needed by those who give no options
+    with importing:
+        from difflib import get_close_matches  # here, as it is not needed by those who give no options
 
     arguments = [name for name in caller.__kwdefaults__ or {} if name not in options]
     for name in options:

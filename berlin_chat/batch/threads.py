@@ -10,6 +10,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from ..cancellation import Deadline
+from ..process import no_thread
 
 #: How long the end waits for threads whose work was cancelled, in seconds.
 END_GRACE = 5.0
@@ -32,14 +33,23 @@ class Threads(Executor):
         self._threads: dict[int, threading.Thread] = {}  # by their numbers; one that ends takes itself out
 
     def submit(self, function: Callable[..., Any], /, *args: Any) -> Future[Any]:  # type: ignore[override]
-        """Has it called in one of the threads."""
+        """Has it called in one of the threads; there are fewer of them where the system has no more.
+
+        Raises:
+            ChatError: there is none at all.
+        """
         future: Future[Any] = Future()
         self._work.put((future, function, args))
         if len(self._threads) < (most := self._most()):
             number = next(free for free in range(most) if free not in self._threads)
             thread = threading.Thread(target=self._run, args=(number,), name="berlin_chat", daemon=True)
             self._threads[number] = thread
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError as error:
+                self._threads.pop(number)
+                if not self._threads:
+                    raise no_thread(error) from None
         return future
 
     def _run(self, number: int) -> None:

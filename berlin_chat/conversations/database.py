@@ -11,7 +11,7 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import HistoryError, InvalidRequest
-from ..process import around_fork
+from ..process import around_fork, importing
 from . import migrations
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ class Database:
         self._closed = False
         self._forking: int | None = None  # the thread that holds the lock for a fork
         around_fork(self)
+        with importing:
+            import sqlite3  # noqa: F401 - what is used below is then there
         with self.reading():
             pass
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
+from ..process import importing
+
 #: The plain types, with the name that JSON schemas have for each.
 _PLAIN = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
 _LISTS = (list, set, frozenset, collections.abc.Sequence, collections.abc.Iterable)
@@ -113,7 +115,8 @@ def _fields(kind: Any) -> tuple[dict[str, Any], list[str]] | None:
         return get_type_hints(kind), sorted(kind.__required_keys__)
     if not hasattr(kind, "__dataclass_fields__"):
         return None
-    import dataclasses  # here, for it imports inspect
+    with importing:
+        import dataclasses  # here, for it imports inspect
 
     hints, fields = get_type_hints(kind, include_extras=True), [one for one in dataclasses.fields(kind) if one.init]
     missing = dataclasses.MISSING

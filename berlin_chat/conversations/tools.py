@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, get_type_hints
 
 from ..errors import Cancelled, InvalidRequest, ProtocolError
+from ..process import importing
 from ..reply import ToolCall, whole_characters
 from .schemas import Unsuitable, schema_of, values_of
 
@@ -110,7 +111,8 @@ class Tools:
 
 
 def _tool(function: Any) -> Tool:
-    import inspect  # here, for it costs as much as the rest of the package
+    with importing:
+        import inspect  # here, for it costs as much as the rest of the package
 
     name = getattr(function, "__name__", None)
     if isinstance(function, type) or not callable(function) or not isinstance(name, str):

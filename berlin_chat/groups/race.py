@@ -10,6 +10,7 @@ from typing import Any
 from ..cancellation import SIGNAL_INTERVAL, CancelToken, Deadline
 from ..errors import Cancelled, ChatError, InvalidRequest
 from ..messages import Messages
+from ..process import no_thread
 from ..provider import Parts, Pieces, Provider, Question
 from ..reply import Event, Reply
 from .group import Group
@@ -111,7 +112,11 @@ class _Attempt:
         self.pieces: Parts
         arguments = (provider, question, deadline, arrive)
         self.thread = threading.Thread(target=self._run, args=arguments, name=f"race {provider.name}", daemon=True)
-        self.thread.start()
+        try:
+            self.thread.start()
+        except RuntimeError as error:
+            self.error = no_thread(error)
+            arrive(self)
 
     def _run(
         self, provider: Provider, question: Question, deadline: Deadline, arrive: Callable[[_Attempt], None]
@@ -132,7 +137,8 @@ def _end(attempts: list[_Attempt], winner: _Attempt | None) -> None:
     for attempt in attempts:
         attempt.cancel.cancel()
     for attempt in attempts:
-        if attempt.thread is not threading.current_thread():  # whose garbage this may be
+        # Not this one, whose garbage it may be, nor one that could not be started.
+        if attempt.thread.is_alive() and attempt.thread is not threading.current_thread():
             attempt.thread.join(grace.left())
         attempt.cancel.__exit__()
     if winner is not None:

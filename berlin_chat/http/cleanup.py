@@ -7,11 +7,12 @@ import sys
 import threading
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
+from time import sleep
 from typing import Generic, TypeVar, cast
 
 from ..cancellation import Deadline, Limits
 from ..errors import ChatError
-from ..process import after_fork, at_exit
+from ..process import after_fork, at_exit, no_thread
 from .connections import working_for
 from .transport import Exchange, Transport
 
@@ -30,8 +31,9 @@ IDLE = 1.0
 class Workers:
     """Threads that are used again: an idle one takes the next work, and ends when none comes.
 
-    ``run`` may be called from any thread, a signal handler or a finalizer: a mark in ``_idle`` stands for each thread
-    that waits, and whoever pops it, which is atomic, has it: to give it work, or to end it.
+    ``run`` may be called from any thread, a signal handler or a finalizer: work is put into a list, from which whoever
+    pops it, which is atomic, has it. Each idle thread waits for a bell of its own, which stands in another list: of
+    several that wait at one ``SimpleQueue``, one may wait for ever in Python 3.11, whatever its timeout.
     """
 
     def __init__(self) -> None:
@@ -41,51 +43,78 @@ class Workers:
 
     def reset(self) -> None:
         """Starts afresh: threads do not come along into a child process."""
-        self._work: SimpleQueue[tuple[Callable[[], object], Callable[[], object]] | None] = SimpleQueue()
-        self._idle: list[None] = []
+        self._work: list[tuple[Callable[[], object], Callable[[], object]]] = []
+        self._idle: list[SimpleQueue[None]] = []
         self._threads: set[threading.Thread] = set()
 
     def run(self, work: Callable[[], object], then: Callable[[], object] = bool) -> None:
-        """Has it done in another thread, which calls ``then`` when it has done and forgotten it."""
-        self._work.put((work, then))
-        if not self._claim():
+        """Has it done in another thread, which calls ``then`` when it has done and forgotten it.
+
+        Raises:
+            ChatError: the system has no more threads, and it will not be done.
+        """
+        given = work, then
+        self._work.append(given)
+        if not self._wake():
             # A daemon: the end of the process waits for it no longer than EXIT_GRACE.
             thread = threading.Thread(target=self._run, name="cleaning up", daemon=True)
             self._threads.add(thread)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError as error:
+                self._threads.discard(thread)
+                with contextlib.suppress(ValueError):  # another thread has taken it
+                    self._work.remove(given)
+                    raise no_thread(error) from None
 
-    def _claim(self) -> bool:
+    def _wake(self) -> bool:
+        """Rings the bell of an idle thread; says whether there was one."""
         try:
-            self._idle.pop()
+            bell = self._idle.pop()
         except IndexError:
             return False
+        bell.put(None)
         return True
 
     def _run(self) -> None:
-        while True:
-            try:
-                given = self._work.get(timeout=0 if self._closed else IDLE)
-            except Empty:
-                if self._claim():
-                    break
-                continue  # somebody has claimed this thread: work is on its way
-            if given is None:
-                break
-            work, then = given
-            work()
-            del given, work  # it keeps a provider, and so its connections
-            then()
-            self._idle.append(None)
+        while self._do_next() or self._wait():
+            pass
         self._threads.discard(threading.current_thread())
+
+    def _do_next(self) -> bool:
+        try:
+            work, then = self._work.pop(0)
+        except IndexError:
+            return False
+        work()
+        del work  # it keeps a provider, and so its connections
+        then()
+        return True
+
+    def _wait(self) -> bool:
+        """Waits for the bell; says whether there may be more work."""
+        bell: SimpleQueue[None] = SimpleQueue()
+        self._idle.append(bell)
+        try:
+            bell.get(timeout=0 if self._closed else IDLE)
+        except Empty:
+            try:
+                self._idle.remove(bell)
+            except ValueError:  # somebody rings it just now
+                return True
+            return bool(self._work)  # which was put there by who was torn off by Ctrl-C before he rang
+        return True
 
     def close(self, seconds: float) -> None:
         """Ends the threads, each when it has done its work, and waits for them for so many seconds at the most."""
         self._closed = True
         until = Deadline(seconds)
-        while self._claim():
-            self._work.put(None)
+        while self._wake():
+            pass
         for thread in self._threads.copy():
-            if thread is not threading.current_thread():
+            while thread in self._threads and not thread.is_alive() and not until.passed:
+                sleep(0.001)  # somebody is about to start it
+            if thread.is_alive() and thread is not threading.current_thread():
                 thread.join(until.left())
 
 
@@ -104,8 +133,13 @@ class RemoteResources(Generic[T]):
         self.delete = delete
         self.stop = stop
         self.workers = Workers()
-        self.live: set[RemoteResource[T]] = set()  # what nobody has begun to delete
+        self.reset()
+        after_fork(self)
         at_exit(self)
+
+    def reset(self) -> None:
+        """Starts afresh: what the parent process has made is the parent's to delete."""
+        self.live: set[RemoteResource[T]] = set()  # what nobody has begun to delete
 
     def close(self, grace: float = LAST_GRACE) -> None:
         """Deletes all, behind a caller who waits for so many seconds at the most; for a transport that was closed.
@@ -113,7 +147,10 @@ class RemoteResources(Generic[T]):
         Among them is what Ctrl-C has torn off in the middle of its cleaning up.
         """
         for resource in self.live.copy():
-            self.workers.run(resource.finish)
+            try:
+                self.workers.run(resource.finish)
+            except ChatError:
+                resource.finish()
         self.workers.close(grace)
 
     def end(self) -> None:
@@ -152,7 +189,11 @@ class RemoteResource(Generic[T]):
         own = self._own = Exchange(self._resources.transport, Limits(), self._exchange.settings)
         self._made = self._error = None
         self._resources.live.add(self)
-        self._resources.workers.run(lambda: self._make(own))
+        try:
+            self._resources.workers.run(lambda: self._make(own))
+        except ChatError:
+            own.ended = True
+            raise
         self._exchange.wait_until(lambda: own.ended)
         self._exchange.url, self._exchange.attempts = own.url, max(self._exchange.attempts, own.attempts)
         if self._error is not None:
@@ -186,8 +227,14 @@ class RemoteResource(Generic[T]):
             done.put(None)
             woken.put(None)
 
-        self._resources.workers.run(self.finish, tell)
-        if working_for.current() is None:
+        is_free = working_for.current() is None
+        try:
+            self._resources.workers.run(self.finish, tell)
+        except ChatError:
+            if is_free:
+                self.finish()
+                tell()  # else it is left to the end of the provider
+        if is_free:
             patience = Deadline(2 * LAST_TIMEOUT)  # for the unknown: this may be a finalizer, and hold any lock
             with contextlib.suppress(ChatError):
                 self._exchange.wait_until(lambda: patience.passed or not done.empty())

@@ -186,10 +186,15 @@ class Stack:
         self._closed = False
 
     def put(self, connection: Any, block: bool = True, timeout: float | None = None) -> None:
-        """Adds a connection; raises queue.Full where there are enough. None, urllib3's place-holder, is not kept."""
+        """Adds a connection, or closes it where there are enough. None, urllib3's place-holder, is not kept.
+
+        Never raises queue.Full: what urllib3 does then fails where its pool is closed in the meantime.
+        """
+        if connection is None:
+            return
         if len(self._idle) >= self._maxsize:
-            raise queue.Full
-        if connection is not None:
+            connection.close()
+        else:
             self._idle.append(connection)
         if self._closed:  # in the meantime
             self.close()

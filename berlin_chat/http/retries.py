@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import requests
 
 from ..errors import APIConnectionError, APITimeoutError, ChatError
+from ..process import importing
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState, Retrying
@@ -55,7 +56,8 @@ def retry_policy(
         fleeting: whether the same may well succeed a moment after that error.
     """
     # Imported at the first request: it takes an event loop's import with it where tornado is installed.
-    from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
+    with importing:
+        from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
     backoff = wait_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT) + wait_random(0, FIRST_WAIT)
 

@@ -64,6 +64,8 @@ class Transport:
 
     def reset(self) -> None:
         """Starts afresh: in a new object, and in a child process, where the connections are the parent's."""
+        for exchange in getattr(self, "_live", ()):
+            exchange.leave_to_parent()
         self._live: set[Exchange] = set()
         self._pools: set[HTTPConnectionPool] = set()
         self.session = self.settings.session or Session(self.settings.pool_size, self._pools)
@@ -336,7 +338,11 @@ class Exchange(Owner):
             return ahead
         read, encoding = reader(response)
         received = self._received(response, read)
-        content = received if encoding == "identity" else self._decompressed(received, encoding)
+        if encoding == "identity":
+            content = received
+        else:
+            is_framed = "Content-Length" in response.headers or "Transfer-Encoding" in response.headers
+            content = self._decompressed(received, encoding, is_framed)
         return _limited(content, self.settings.max_reply_bytes)
 
     def _received(self, response: requests.Response, read: Callable[[int], bytes]) -> Iterator[bytes]:
@@ -354,8 +360,8 @@ class Exchange(Owner):
             yield data
         self._read_to_end(response)
 
-    def _decompressed(self, received: Iterator[bytes], encoding: str) -> Iterator[bytes]:
-        for data in decompressed(received, encoding):
+    def _decompressed(self, received: Iterator[bytes], encoding: str, is_framed: bool) -> Iterator[bytes]:
+        for data in decompressed(received, encoding, may_be_empty=is_framed):
             yield data
             self.check()  # much may come of little
 

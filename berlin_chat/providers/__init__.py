@@ -7,6 +7,7 @@ from typing import Any
 
 from ..configuration import address_variable
 from ..errors import InvalidRequest
+from ..process import importing
 from ..provider import Provider
 from .acytoo import Acytoo
 from .berlin import Berlin
@@ -83,6 +84,7 @@ def guessed() -> str:
 
 
 def _entry_points() -> dict[str, Any]:
-    from importlib.metadata import entry_points  # here, for it costs as much as the rest of the package
+    with importing:
+        from importlib.metadata import entry_points  # here, for it costs as much as the rest of the package
 
     return {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}

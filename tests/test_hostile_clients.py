@@ -375,6 +375,7 @@ BAD_CHUNKS = {
     "a size of 2^70": (413, b"%x\r\n" % 2**70 + JSON),
     "a size of 2^4000": (400, b"%x\r\n" % 2**4000 + JSON),
     "a size that is too small": (400, b"%x\r\n" % (len(JSON) - 1) + JSON + b"\r\n0\r\n\r\n"),
+    "no line end behind it": (400, b"%x\r\n" % len(JSON) + JSON + b"ab0\r\n\r\n"),
     "a line feed alone": (400, b"%x\n" % len(JSON) + JSON + b"\r\n0\r\n\r\n"),
     "a line feed alone behind it": (400, b"%x\r\n" % len(JSON) + JSON + b"\n0\r\n\r\n"),
     "an endless extension": (400, b"1;" + b"a" * 2**20),

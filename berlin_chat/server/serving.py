@@ -28,7 +28,7 @@ import socket
 import threading
 from collections.abc import Callable
 from ipaddress import ip_address
-from queue import Empty, Full
+from queue import Empty, Full, SimpleQueue
 from time import monotonic, sleep
 from typing import Any
 
@@ -78,7 +78,7 @@ class _ThreadPerRequest:
         """Nothing to do: threads start as they are needed."""
 
     def put(self, connection: Any) -> None:
-        """Raises queue.Full where the system has no thread left; cheroot then answers 503."""
+        """Raises queue.Full where the system has no thread left."""
         thread = threading.Thread(target=self._reply, args=(connection,), daemon=True)
         with self._lock:
             self._working[thread] = connection
@@ -185,11 +185,11 @@ class _Server(wsgi.Server):
     keep_alive_conn_limit = 100_000
     expiration_interval = CLOSE_INTERVAL
     _connections: Any
-    _unservicable_conns: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.open: set[Connection] = set()  # one call changes it, from any thread
+        self._turned_away: SimpleQueue[Connection | None] = SimpleQueue()
         self._limit = min(MAX_CONNECTIONS, _most_files() // 2)  # each may need another one, to the upstream
 
     @staticmethod
@@ -204,10 +204,13 @@ class _Server(wsgi.Server):
     def process_conn(self, conn: Any) -> None:
         """Finds a thread for a connection; for a new one only when something arrives on it. A silent one costs none."""
         if conn.last_used is not None:
-            super().process_conn(conn)
+            try:
+                self.requests.put(conn)
+            except Full:
+                self._turned_away.put(conn)
         elif len(self.open) > self._limit and not self._make_room():
             log.warning("a connection is answered 503: there are %d", self._limit)
-            self._unservicable_conns.put(conn)
+            self._turned_away.put(conn)
         else:
             self._connections.put(conn)
             conn.last_used -= max(self.timeout - REQUEST_TIMEOUT, 0)
@@ -222,19 +225,31 @@ class _Server(wsgi.Server):
                 return True
         return False
 
-    def _serve_unservicable(self) -> None:
-        """Does what cheroot's does: one thread answers 503; but it closes the connections, and none waits for long."""
-        while isinstance(conn := self._unservicable_conns.get(), Connection):  # until something else says: stop
+    def turn_away(self) -> None:
+        """Answers 503, until ``stop``. A thread of its own, which waits for nobody for long, and needs no other."""
+        while (conn := self._turned_away.get()) is not None:
             with contextlib.suppress(OSError):
-                if self._unservicable_conns.qsize() < MAX_TURNED_AWAY:
+                if self._turned_away.qsize() < MAX_TURNED_AWAY:
                     conn.socket.settimeout(CLOSE_INTERVAL)
                     with contextlib.suppress(TimeoutError):
                         conn.socket.recv(65536)  # the request, if it is there: what nobody reads makes a reset
                     conn.wfile.write(_BUSY)
             conn.close()
         with contextlib.suppress(Empty):
-            while True:
-                self._unservicable_conns.get_nowait().close()
+            while conn := self._turned_away.get_nowait():
+                conn.close()
+
+    def serve(self) -> None:
+        """Does what cheroot's does, but for the thread that some versions start here, which answers 503."""
+        while self.ready:
+            try:
+                self._connections.run(self.expiration_interval)
+            except Exception:
+                log.exception("the server failed, and goes on")
+
+    def stop(self) -> None:
+        self._turned_away.put(None)
+        super().stop()
 
     def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
         log.log(level, msg, exc_info=traceback)
@@ -303,9 +318,12 @@ class Serving:
             raise ChatError("the server was started or closed already: make a new one")
         self._server.prepare()
         # Daemons, as are the threads that it starts: a script may end without closing the server.
-        thread = threading.Thread(target=self._server.serve, daemon=True)
+        thread, turns_away = (
+            threading.Thread(target=work, daemon=True) for work in (self._server.serve, self._server.turn_away)
+        )
         try:
             self._check_address(self._server.bind_addr[0])
+            turns_away.start()
             thread.start()
         except BaseException:
             self._server.stop()

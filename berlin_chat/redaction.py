@@ -17,6 +17,8 @@ from .errors import BODY_KEPT, SHOWN, ChatError, start
 _SECRET_HEADER = re.compile("auth|cookie|key|password|secret|session|signature|token", re.IGNORECASE)
 #: A text may break off inside a secret: from so many characters on, its beginning is one too.
 _TELLING = 4
+#: A secret of so many characters is no word that anybody would write for another reason.
+_LONG = 16
 _HIDDEN = "***"
 #: For how many secrets it is remembered how to find them.
 _KEPT = 100
@@ -79,6 +81,12 @@ class Redactor:
     def add(self, *secrets: str | None) -> None:
         """Makes them known, from then on."""
         self._secrets.update(filter(None, secrets))
+
+    def unmistakable(self) -> tuple[str, ...]:
+        """Returns the secrets that no text holds by chance: those that are long, with a digit, and so are no word."""
+        return tuple(
+            secret for secret in self._secrets.copy() if len(secret) >= _LONG and any(map(str.isdigit, secret))
+        )
 
     def redact(self, text: str, more: Iterable[str] = (), torn: bool = False) -> str:
         """Returns the text without anything that is secret, in whatever way it is written.

@@ -67,6 +67,8 @@ PATHS = {
     "h2o": "/conversation",
     "acytoo": "/api/completions",
 }
+#: To where each protocol's first request goes, for which nothing must have come before it.
+FIRST = {**PATHS, "berlin": "/api/login", "h2o": "/settings"}
 
 
 def question(name: str, text: str = "Hi there") -> dict[str, Any]:
@@ -641,7 +643,7 @@ def request_on_a_wire(server: LocalServer, line: str, header: str, body: bytes) 
     address = urlsplit(server.url)
     with socket.create_connection((address.hostname, address.port), PATIENCE) as wire:
         wire.sendall(
-            f"{line} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{header}\r\n\r\n".encode() + body
+            f"{line} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n{header}\r\n\r\n".encode() + body
         )
         yield wire
 
@@ -744,7 +746,7 @@ def test_a_client_that_goes_away_in_the_middle_of_its_body_is_no_failure_of_the_
 ) -> None:
     upstream = Says("never")
     server = serve(upstream=upstream)
-    with request_on_a_wire(server, f"POST {PATHS[name]}", EXPECTANT, b"{") as wire:
+    with request_on_a_wire(server, f"POST {FIRST[name]}", EXPECTANT, b"{") as wire:
         assert wire.recv(100).startswith(b"HTTP/1.1 100")
         if reset:
             wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
@@ -769,8 +771,6 @@ WRONG_BODIES = {
     "no size": (400, CHUNKED, b"size\r\n{}"),
     "a chunk longer than its size": (400, CHUNKED, b"1\r\n{}\r\n0\r\n\r\n"),
     "wrong trailers": (400, CHUNKED, b"0\r\ntrailer\n"),
-    "a negative length": (400, "Content-Length: -5", b"{}"),
-    "a length that would mean everything": (400, "Content-Length: -1", b"{}"),
     "a chunk too large": (413, CHUNKED, b"fffffffff\r\n{}"),
 }
 
@@ -781,7 +781,7 @@ def test_a_body_in_a_wrong_frame_is_refused_and_ends_its_connection(
     name: str, status: int, header: str, body: bytes, serve: Serve, logged: Logged
 ) -> None:
     server = serve()
-    with request_on_a_wire(server, f"POST {PATHS[name]}", header, body) as wire:
+    with request_on_a_wire(server, f"POST {FIRST[name]}", header, body) as wire:
         response = answer_on(wire)
         assert (response.status_code, response.headers["Connection"]) == (status, "close")
         assert "body" in refusal(name, response)
@@ -792,7 +792,7 @@ def test_a_body_in_a_wrong_frame_is_refused_and_ends_its_connection(
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     ("line", "header", "status"),
-    [("GET //[", "", 400), ("GET /", "no colon", 400), ("GET /", "Content-Length: many", 400), ("GET", "", 400)],
+    [("GET //[", "", 400), ("GET /", "no colon", 400), ("GET /", "Content-Length: -5", 400), ("GET", "", 400)],
 )
 def test_a_wrong_head_is_refused_without_a_traceback(
     line: str, header: str, status: int, serve: Serve, logged: Logged
@@ -801,7 +801,7 @@ def test_a_wrong_head_is_refused_without_a_traceback(
     with request_on_a_wire(server, line, header or "X-Nothing: 1", b"") as wire:
         assert answer_on(wire).status_code == status
         assert is_closed(wire)
-    assert logged(server) == []
+    assert logged(server) == [logging.DEBUG]
 
 
 @pytest.mark.usefixtures("impatient")
@@ -849,7 +849,7 @@ def test_behind_a_body_in_chunks_the_connection_waits_for_the_next_request(
     with request_on_a_wire(server, "POST /api/completions", CHUNKED, body) as wire:
         assert answer_on(wire).status_code == 400
         sleep(REQUEST_TIMEOUT * 2)  # an idle connection is in the middle of nothing
-        wire.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        wire.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         assert answer_on(wire).status_code == 200
     assert logged(server) == []
 
@@ -1105,7 +1105,7 @@ def test_a_client_that_breaks_the_connection_ends_the_upstreams_reply(serve: Ser
     address = urlsplit(serve(upstream=upstream).url)
     body = json.dumps(question("acytoo")).encode()
     with socket.create_connection((address.hostname, address.port), PATIENCE) as wire:
-        head = f"POST /api/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+        head = f"POST /api/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n"
         wire.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
         assert wire.recv(100).startswith(b"HTTP/1.1 200")
         wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")  # a RST
@@ -1409,7 +1409,7 @@ def test_a_provider_behind_it_that_waits_too_long_is_a_504(serve: Serve, by_hand
         response = by_hand(serve(upstream=upstream)).ask("h2o")
     silent.release.set()
     assert response.status_code == 504
-    assert "timeout" in refusal("h2o", response)
+    assert "no byte for 0.2 s" in refusal("h2o", response)
 
 
 def test_a_wrong_key_of_the_provider_behind_it_is_told_but_not_shown(serve: Serve, by_hand: Hand) -> None:

@@ -33,19 +33,35 @@ from .words import say
     envvar="BERLIN_CHAT_SERVER_PASSWORD",
     help="What clients must know; better from BERLIN_CHAT_SERVER_PASSWORD.",
 )
-def serve(host: str, port: int, upstream: str | None, model: str | None, delay: float, password: str | None) -> None:
+@click.option(
+    "--allowed-host",
+    "allowed_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="A name by which clients may ask, such as that of the machine, beside localhost and addresses. Repeatable.",
+)
+def serve(
+    host: str,
+    port: int,
+    upstream: str | None,
+    model: str | None,
+    delay: float,
+    password: str | None,
+    allowed_hosts: tuple[str, ...],
+) -> None:
     """Serve all four protocols on one port, until Ctrl-C.
 
     \b
     Examples:
       berlin-chat serve
       berlin-chat serve --port 8081 --upstream http://127.0.0.1:11434 -m llama3
+      berlin-chat serve --host 0.0.0.0 --allowed-host chat.example.org
     """
     from ..providers.openai import OpenAICompatible
     from ..server import LocalServer
 
     answering = OpenAICompatible(upstream, model=model) if upstream else None
-    server = LocalServer(host, port, upstream=answering, delay=delay, password=password)
+    server = LocalServer(host, port, upstream=answering, delay=delay, password=password, allowed_hosts=allowed_hosts)
     try:
         server.start()
     except OSError as error:

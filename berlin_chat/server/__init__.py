@@ -8,7 +8,6 @@ True
 
 from __future__ import annotations
 
-import ipaddress
 import threading
 from collections.abc import Iterable
 from types import TracebackType
@@ -17,10 +16,11 @@ from typing import Any, Protocol
 from ..errors import InvalidRequest
 from ..provider import Provider
 from ..providers import get_provider
-from ..validation import checked_header
+from ..validation import checked_header, is_loopback
 from .app import App
 from .backend import Backend
 from .echo import Echo
+from .guard import Guard
 from .record import Recorded
 from .replies import Replies
 from .serving import Serving
@@ -47,13 +47,17 @@ class LocalServer:
         delay: seconds before each piece.
         password: what each protocol then demands in its own place: Berlin as the account's password, OpenAI's as the
             bearer key, Acytoo as the field ``password``, H2o as ``Authorization: Bearer …``.
+        allowed_hosts: further names, without a port, by which clients may ask: that of the machine, of a container, or
+            of a proxy in front. They always may by ``host``, ``localhost`` and loopback addresses, and by any address
+            if ``host`` is no loopback one. Another name is refused with 421: a web page may have made it mean this
+            machine.
         replies: for tests: what to say to the questions, one each, in their order; see ``berlin_chat.testing``. An
             empty list, to which nothing is added, leaves it at what answers otherwise. With replies, even an empty
             list, the server keeps all ``requests``.
 
     Raises:
-        InvalidRequest: another address than loopback, and no password; a password that no header can hold; a reply
-            that is none; an upstream as well as replies.
+        InvalidRequest: another address than loopback, and no password; a password that no header can hold; an allowed
+            host that is no name; a reply that is none; an upstream as well as replies.
         OSError: the port is in use.
     """
 
@@ -65,11 +69,12 @@ class LocalServer:
         upstream: Upstream | None = None,
         delay: float = 0.0,
         password: str | None = None,
+        allowed_hosts: Iterable[str] = (),
         replies: Iterable[Any] | None = None,
     ) -> None:
         if upstream is not None and replies is not None:
             raise InvalidRequest("either the upstream answers, or the replies do: give one of them")
-        if not password and not _is_loopback(host):
+        if not password and not is_loopback(host):
             raise InvalidRequest(f"{host} can be reached from other machines: give a password")
         checked_header(password, "password")
         if not 0 <= delay < threading.TIMEOUT_MAX:
@@ -78,8 +83,8 @@ class LocalServer:
         self._replies = None if replies is None else Replies(replies)
         self._requests: list[Recorded] | None = None if replies is None else []
         self._backend = Backend(upstream=upstream, delay=delay, password=password or None, replies=self._replies)
-        self._app = App(self._backend, self._requests)
-        self._serving = Serving(self._app, host, port)
+        self._app = App(self._backend, Guard(host, allowed_hosts), self._requests)
+        self._serving = Serving(self._app, host, port, only_loopback=not password)
 
     @property
     def url(self) -> str:
@@ -153,12 +158,3 @@ class LocalServer:
 
     def __repr__(self) -> str:
         return f"<LocalServer {self._serving}>"
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

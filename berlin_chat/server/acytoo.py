@@ -9,12 +9,18 @@ from ..providers.acytoo import Acytoo
 from .faults import Refused
 from .web import Endpoints, Handler, Request, Response, Stream, checked, json_response, number
 
+#: The largest question of somebody who may not know the password: it stands in the body.
+MAX_UNKNOWN = 2**20
+
 
 class AcytooEndpoints(Endpoints):
     name = Acytoo.name
 
     def routes(self) -> list[tuple[str, str, Handler]]:
         return [("POST", "/api/completions", self.complete)]
+
+    def admit(self, request: Request) -> int:
+        return super().admit(request) if self.backend.password is None else MAX_UNKNOWN
 
     def refusal(self, refused: Refused) -> Response:
         return json_response({"error": {"message": refused.message}}, refused.status, refused.headers)

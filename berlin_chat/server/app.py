@@ -8,16 +8,18 @@ from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any
 
-from ..errors import AllProvidersFailed, APITimeoutError, ChatError, InvalidRequest, RateLimitError
+from ..errors import ChatError
 from ..providers import provider_class
 from .acytoo import AcytooEndpoints
 from .backend import Backend
 from .berlin import BerlinEndpoints
 from .faults import Broken, Refused
+from .guard import Guard
 from .h2o import H2oEndpoints
 from .openai import OpenAIEndpoints
 from .record import Recorded
-from .web import Endpoints, Handler, Request, Response, Stream, json_response
+from .telling import refusal, without_secrets
+from .web import MAX_SMALL, Endpoints, Handler, Request, Response, Stream, json_response
 
 log = logging.getLogger("berlin_chat.server")
 
@@ -41,6 +43,9 @@ class _General(Endpoints):
     def welcome(self, request: Request) -> Response:
         return Response(200, "text/plain; charset=utf-8", _WELCOME)
 
+    def admit(self, request: Request) -> int:
+        return MAX_SMALL
+
     def unknown(self, request: Request, *allowed: str) -> Response:
         if allowed:
             raise Refused(405, "method not allowed", {"Allow": ", ".join(allowed)})
@@ -51,10 +56,13 @@ class App:
     """The four protocols behind one WSGI callable, which is called in as many threads as there are requests.
 
     Args:
+        guard: says whose requests are looked at.
         record: to which each request is added, by whichever thread answers it; None keeps none.
     """
 
-    def __init__(self, backend: Backend, record: list[Recorded] | None = None) -> None:
+    def __init__(self, backend: Backend, guard: Guard, record: list[Recorded] | None = None) -> None:
+        self._backend = backend
+        self._guard = guard
         self._record = record
         self._general = _General(backend)
         self._protocols = [endpoints(backend) for endpoints in PROTOCOLS]
@@ -80,27 +88,52 @@ class App:
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         request = Request(environ)
-        response = self._answered(request, *self._route(request))
+        endpoints, handler, arguments = self._route(request)
+        try:
+            limit = self._admitted(request, endpoints, handler, arguments)
+        except Refused as refused:
+            response = self._dismissed(request, endpoints, refused)
+        else:
+            response = self._answered(request, limit, endpoints, handler, arguments)
+        body = without_secrets(response.body, self._backend.secrets())
         headers = {"Content-Type": response.content_type, **response.headers}
-        if isinstance(response.body, bytes):
-            headers["Content-Length"] = str(len(response.body))
+        if isinstance(body, bytes):
+            headers["Content-Length"] = str(len(body))
         start_response(f"{response.status} {_phrase(response.status)}", list(headers.items()))
         if request.method == "HEAD":
             return []
-        return [response.body] if isinstance(response.body, bytes) else response.body
+        return [body] if isinstance(body, bytes) else body
+
+    def _admitted(self, request: Request, endpoints: Endpoints, handler: Handler, arguments: tuple[str, ...]) -> int:
+        """Returns how large the body may be; raises Refused where the head is enough to say no."""
+        self._guard.check(request)
+        if handler == self._general.unknown:
+            self._general.unknown(request, *arguments)
+        return endpoints.admit(request)
+
+    def _dismissed(self, request: Request, endpoints: Endpoints, refused: Refused) -> Response:
+        try:
+            request.skip()  # what is left would be taken for the connection's next request
+        except Refused as other:
+            refused = refused if other.status == 413 else other
+        self._note(request)
+        return endpoints.refusal(refused)
+
+    def _note(self, request: Request) -> None:
+        if self._record is not None:
+            self._record.append(request.recorded())
 
     def _answered(
-        self, request: Request, endpoints: Endpoints, handler: Handler, arguments: tuple[str, ...]
+        self, request: Request, limit: int, endpoints: Endpoints, handler: Handler, arguments: tuple[str, ...]
     ) -> Response:
         try:
-            request.receive()  # whatever the answer: what is left would be taken for the connection's next request
-            if self._record is not None:
-                self._record.append(request.recorded())
+            request.receive(limit)
+            self._note(request)
             return handler(request, *arguments)
         except Refused as refused:
             return endpoints.refusal(refused)
         except ChatError as error:
-            return endpoints.refusal(_upstream_refusal(error))
+            return endpoints.refusal(refusal(error))
         except Broken as broken:  # an answer that was to come in one piece
             return Response(200, "application/json", Stream(broken, iter(())))
         except ConnectionAbortedError:  # the client is gone, or the server is closing
@@ -127,21 +160,3 @@ def _phrase(status: int) -> str:
         return HTTPStatus(status).phrase
     except ValueError:
         return "Error"
-
-
-def _upstream_refusal(error: ChatError) -> Refused:
-    """An error of the upstream, as a gateway answers it."""
-    headers = {}
-    if isinstance(error, RateLimitError) and error.retry_after is not None:
-        headers["Retry-After"] = str(int(error.retry_after + 0.999))
-    refused = error.errors if isinstance(error, AllProvidersFailed) else (error,)
-    if refused and all(isinstance(one, InvalidRequest) for one in refused):
-        status = 400
-    elif isinstance(error, RateLimitError):
-        status = 429
-    elif isinstance(error, APITimeoutError):
-        status = 504
-    else:
-        status = error.status if error.status and 400 <= error.status < 600 else 502
-    ours = isinstance(error, InvalidRequest) and error.provider is None  # the messages were looked at here
-    return Refused(status, str(error) if ours else f"upstream: {error}", headers)

@@ -7,6 +7,7 @@ import hmac
 import logging
 from collections.abc import Iterator, Mapping
 from functools import partial
+from hashlib import sha256
 from inspect import signature
 from typing import Any
 
@@ -64,8 +65,10 @@ class Backend:
             return True
         if not isinstance(password, str):
             return False
-        # What JSON brings may hold half of a surrogate pair.
-        return hmac.compare_digest(password.encode("utf-8", "surrogatepass"), self.password.encode())
+        # Of digests, for compare_digest tells by its time whether the lengths are the same. What JSON brings may hold
+        # half of a surrogate pair.
+        given, right = (sha256(word.encode("utf-8", "surrogatepass")).digest() for word in (password, self.password))
+        return hmac.compare_digest(given, right)
 
     def log_in(self) -> None:
         """Is told of each login; raises Refused where it is to fail."""
@@ -77,12 +80,20 @@ class Backend:
         """The model that the upstream answers with unless another is asked for, ``""`` where a group has several."""
         return str(getattr(self._upstream, "model", None) or getattr(self._upstream, "default_model", "default"))
 
+    def secrets(self) -> list[bytes]:
+        """Returns the upstream's keys and tokens that must not be in an answer, the longest first.
+
+        A short one stays: many servers are given "none" or their own name for a key, and a reply may hold that.
+        """
+        found = {secret for provider in _providers(self._upstream) for secret in provider._secrets.unmistakable()}
+        return [secret.encode("utf-8", "replace") for secret in sorted(found, key=len, reverse=True)]
+
     def models(self) -> list[str]:
         """Returns the names of the upstream's models: its own first, then its list, where it gives one in time."""
         names = [self.model] if self.model else []
         deadline = Deadline(LIST_PATIENCE)
-        for provider in self._upstream.providers if isinstance(self._upstream, Group) else (self._upstream,):
-            if not isinstance(provider, Provider) or provider.base_url is None:
+        for provider in _providers(self._upstream):
+            if provider.base_url is None:
                 continue
             try:
                 names += provider.models(deadline=max(deadline.left() or 0, 0.001), cancel=self._cancel, retries=0)
@@ -139,6 +150,15 @@ class Backend:
         pieces = iter(upstream.stream(messages, model, **options))
         parts: Any = pieces if hasattr(pieces, "close") else (piece for piece in pieces)
         return LiveReply(parts, CancelToken())
+
+
+def _providers(upstream: Any) -> Iterator[Provider]:
+    """An upstream, or those in a group; none where it is something else that answers."""
+    if isinstance(upstream, Group):
+        for provider in upstream.providers:
+            yield from _providers(provider)
+    elif isinstance(upstream, Provider):
+        yield upstream
 
 
 def wish(options: Mapping[str, Any], wishes: Mapping[str, Any]) -> str | None:

@@ -11,22 +11,28 @@ from ..errors import ChatError
 from ..providers.berlin import Berlin
 from .backend import Answer, Backend
 from .faults import Refused
-from .web import Endpoints, Handler, Request, Response, Stream, checked, is_uuid, json_response, numbers
+from .sessions import Remembered
+from .telling import told
+from .web import MAX_SMALL, Endpoints, Handler, Request, Response, Stream, checked, is_uuid, json_response, numbers
+
+_LOGIN = "/api/login"
 
 
 class BerlinEndpoints(Endpoints):
-    """Tokens are kept until the server ends, or all are forgotten at once. They need no lock: nothing follows from a
-    look but an answer, and a set of strings takes ``add``, ``in`` and ``clear`` from any thread.
-    """
-
     name = Berlin.name
 
     def __init__(self, backend: Backend) -> None:
         super().__init__(backend)
-        self._tokens: set[str] = set()
+        self._tokens = Remembered[bool]()
 
     def routes(self) -> list[tuple[str, str, Handler]]:
-        return [("POST", "/api/login", self.log_in), ("POST", "/api/chat/completions", self.complete)]
+        return [("POST", _LOGIN, self.log_in), ("POST", "/api/chat/completions", self.complete)]
+
+    def admit(self, request: Request) -> int:
+        if request.path == _LOGIN:
+            return MAX_SMALL
+        checked(self._tokens.get(request.header("token")), "no token, or one that has expired: log in", 401)
+        return super().admit(request)
 
     def refusal(self, refused: Refused) -> Response:
         value = {"code": refused.status, "msg": refused.message, "data": None}
@@ -46,11 +52,10 @@ class BerlinEndpoints(Endpoints):
         if not account or not self.backend.is_authorized(password):
             return json_response({"code": 401, "msg": "wrong account or password", "data": None})
         token = secrets.token_urlsafe(24)
-        self._tokens.add(token)
+        self._tokens.add(token, True)
         return json_response({"code": 200, "msg": "ok", "data": {"token": token}})
 
     def complete(self, request: Request) -> Response:
-        checked(request.header("token") in self._tokens, "no token, or one that has expired: log in", 401)
         question = request.json()
         prompt: Any = question.get("prompt")
         options: Any = question.get("options")
@@ -75,4 +80,4 @@ def _lines(answer: Answer) -> Iterator[str]:
             yield separator + json.dumps({"content": piece})
             separator = "\n"
     except ChatError as error:
-        yield separator + json.dumps({"code": 500, "msg": str(error), "data": None})
+        yield separator + json.dumps({"code": 500, "msg": told(error), "data": None})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +12,11 @@ from ..errors import ChatError
 from ..providers.h2o import H2o
 from .backend import Answer, Backend
 from .faults import Refused
-from .web import Endpoints, Handler, Request, Response, Stream, checked, is_uuid, json_response, numbers
+from .sessions import Remembered
+from .telling import told
+from .web import MAX_SMALL, Endpoints, Handler, Request, Response, Stream, checked, is_uuid, json_response, numbers
+
+_SETTINGS = "/settings"
 
 _COOKIE = "hf-chat"
 _UNKNOWN = "there is no such conversation"
@@ -23,29 +26,36 @@ _OWN = ("truncate", "do_sample", "repetition_penalty", "return_full_text")
 
 
 class _Conversation:
-    def __init__(self, model: str) -> None:
+    def __init__(self, name: str, model: str) -> None:
+        self.name = name
         self.model = model
         self.stop = CancelToken()  # of its last answer
 
 
 class H2oEndpoints(Endpoints):
-    """One lock guards the sessions and their conversations."""
-
     name = H2o.name
 
     def __init__(self, backend: Backend) -> None:
         super().__init__(backend)
-        self._lock = threading.Lock()
-        self._sessions: dict[str, dict[str, _Conversation]] = {}  # by session, and by its id
+        self._sessions = Remembered[bool]()
+        self._conversations = Remembered[_Conversation]()  # by session and name
 
     def routes(self) -> list[tuple[str, str, Handler]]:
         return [
-            ("POST", "/settings", self.settings),
+            ("POST", _SETTINGS, self.settings),
             ("POST", "/conversation", self.create),
             ("POST", "/conversation/([^/]+)", self.complete),
             ("POST", "/conversation/([^/]+)/stop-generating", self.stop),
             ("DELETE", "/conversation/([^/]+)", self.delete),
         ]
+
+    def admit(self, request: Request) -> int:
+        authorized = self.backend.is_authorized(request.bearer_token())
+        checked(authorized, "log in first: Authorization: Bearer <the server's password>", 401)
+        if request.path == _SETTINGS:
+            return MAX_SMALL
+        checked(self._sessions.get(request.cookie(_COOKIE) or ""), "accept the settings first", 405)
+        return super().admit(request)
 
     def refusal(self, refused: Refused) -> Response:
         kind = "validation" if refused.status < 500 else "generation"
@@ -56,16 +66,14 @@ class H2oEndpoints(Endpoints):
         return {"headers": {"Authorization": f"Bearer {self.backend.password}"}} if self.backend.password else {}
 
     def conversations(self) -> list[str]:
-        with self._lock:
-            return [name for session in self._sessions.values() for name in session]
+        return [conversation.name for conversation in self._conversations.values()]
 
     def expire(self) -> None:
-        with self._lock:
-            self._sessions.clear()
+        self._sessions.clear()
+        self._conversations.clear()
 
     def settings(self, request: Request) -> Response:
         self.backend.log_in()
-        self._authorize(request)
         form = request.form()
         checked(form.get("ethicsModalAccepted") == "true", "ethicsModalAccepted must be true")
         for field in ("shareConversationsWithModelAuthors", "searchEnabled"):
@@ -73,22 +81,19 @@ class H2oEndpoints(Endpoints):
         checked("ethicsModalAcceptedAt" in form, "ethicsModalAcceptedAt is missing")
         checked(form.get("activeModel"), "activeModel is missing")
         session = request.cookie(_COOKIE) or ""
-        with self._lock:
-            if session not in self._sessions:  # only names that were given here
-                session = secrets.token_urlsafe(24)
-                self._sessions[session] = {}
+        if not self._sessions.get(session):  # only names that were given here
+            session = secrets.token_urlsafe(24)
+            self._sessions.add(session, True)
         cookie = f"{_COOKIE}={session}; Path=/; HttpOnly; SameSite=Lax"
         headers = {"Location": request.header("Referer") or "/", "Set-Cookie": cookie}
         return Response(303, "text/plain", b"", headers)
 
     def create(self, request: Request) -> Response:
-        session = self._session(request)
         model = request.json().get("model")
         checked(isinstance(model, str) and model, "model must be a string")
-        conversation = secrets.token_hex(12)
-        with self._lock:
-            session[conversation] = _Conversation(str(model))
-        return json_response({"conversationId": conversation})
+        name = secrets.token_hex(12)
+        self._conversations.add(_key(request, name), _Conversation(name, str(model)))
+        return json_response({"conversationId": name})
 
     def complete(self, request: Request, name: str) -> Response:
         conversation = self._conversation(request, name)
@@ -114,31 +119,19 @@ class H2oEndpoints(Endpoints):
         return Response(200, "text/plain", b"")
 
     def delete(self, request: Request, name: str) -> Response:
-        session = self._session(request)
-        with self._lock:
-            conversation = session.pop(name, None)
-        checked(conversation is not None, _UNKNOWN, 404)
+        checked(self._conversations.pop(_key(request, name)), _UNKNOWN, 404)
         return json_response({})
 
-    def _authorize(self, request: Request) -> None:
-        authorized = self.backend.is_authorized(request.bearer_token())
-        checked(authorized, "log in first: Authorization: Bearer <the server's password>", 401)
-
-    def _session(self, request: Request) -> dict[str, _Conversation]:
-        self._authorize(request)
-        with self._lock:
-            session = self._sessions.get(request.cookie(_COOKIE) or "")
-        if session is None:
-            raise Refused(405, "accept the settings first")
-        return session
-
     def _conversation(self, request: Request, name: str) -> _Conversation:
-        session = self._session(request)
-        with self._lock:
-            conversation = session.get(name)
+        conversation = self._conversations.get(_key(request, name))
         if conversation is None:
             raise Refused(404, _UNKNOWN)
         return conversation
+
+
+def _key(request: Request, name: str) -> str:
+    """A conversation belongs to its session: under another one it is unknown."""
+    return f"{request.cookie(_COOKIE)} {name}"
 
 
 def _events(answer: Answer) -> Iterator[str]:
@@ -148,7 +141,7 @@ def _events(answer: Answer) -> Iterator[str]:
             text.append(piece)
             yield _event(len(text), piece)
     except ChatError as error:
-        yield f"data: {json.dumps({'error': str(error), 'error_type': 'generation'})}\n\n"
+        yield f"data: {json.dumps({'error': told(error), 'error_type': 'generation'})}\n\n"
         return
     yield _event(0, "</s>", special=True, generated_text="".join(text))
 

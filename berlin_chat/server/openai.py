@@ -19,6 +19,7 @@ from ..providers.openai import OpenAICompatible
 from ..reply import Reply, ToolCall
 from .backend import Answer, Backend
 from .faults import Refused
+from .telling import told
 from .web import Endpoints, Handler, Request, Response, Stream, checked, json_response, number, numbers
 
 #: The largest ``n``, which is OpenAI's.
@@ -42,6 +43,11 @@ class OpenAIEndpoints(Endpoints):
             ("GET", "/v1/models/(.+)", self.model),
         ]
 
+    def admit(self, request: Request) -> int:
+        authorized = self.backend.is_authorized(request.bearer_token())
+        checked(authorized, "wrong API key: it is the server's password", 401)
+        return super().admit(request)
+
     def refusal(self, refused: Refused) -> Response:
         kind = "invalid_request_error" if refused.status < 500 else "server_error"
         kind = {401: "authentication_error", 429: "rate_limit_error"}.get(refused.status, kind)
@@ -52,11 +58,9 @@ class OpenAIEndpoints(Endpoints):
         return {"api_key": self.backend.password} if self.backend.password else {}
 
     def models(self, request: Request) -> Response:
-        self._authorize(request)
         return json_response({"object": "list", "data": list(self._models().values())})
 
     def model(self, request: Request, name: str) -> Response:
-        self._authorize(request)
         name = name.replace("%2F", "/")  # the only escape that is left in a path
         models = self._models()
         checked(name in models, f"there is no model {name!r}", 404)
@@ -67,7 +71,6 @@ class OpenAIEndpoints(Endpoints):
         return {name: {"id": name, "object": "model", "created": 0, "owned_by": "berlin_chat"} for name in names}
 
     def complete(self, request: Request) -> Response:
-        self._authorize(request)
         question = request.json()
         again = {name: value for name, value in question.items() if name != "stream_options"}
         messages, model = question.pop("messages", None), question.pop("model", None)
@@ -101,10 +104,6 @@ class OpenAIEndpoints(Endpoints):
                 return _completion(answers, model)
         chunks = _events(answers, model, bool(stream_options and stream_options.get("include_usage")))
         return Response(200, "text/event-stream", Stream(answers, chunks), {"Cache-Control": "no-cache"})
-
-    def _authorize(self, request: Request) -> None:
-        authorized = self.backend.is_authorized(request.bearer_token())
-        checked(authorized, "wrong API key: it is the server's password", 401)
 
 
 class _Failed:
@@ -174,10 +173,10 @@ def _events(answers: _Answers, model: str, with_usage: bool) -> Iterator[str]:
     replies = []
     try:
         for index, answer in enumerate(answers):
-            told: dict[int | None, ToolCall] = {}
+            calls: dict[int | None, ToolCall] = {}
             yield _event({**head, "choices": [_choice(index, {"role": "assistant", "content": ""})]})
             for event in answer.events():
-                yield _event({**head, "choices": [_choice(index, delta(event, told))]})
+                yield _event({**head, "choices": [_choice(index, delta(event, calls))]})
             reply = answer.reply
             yield _event({**head, "choices": [{"index": index, **last(reply)}], **_citations(reply)})
             replies.append(reply)
@@ -187,7 +186,7 @@ def _events(answers: _Answers, model: str, with_usage: bool) -> Iterator[str]:
         yield _event(
             {
                 "error": {
-                    "message": str(error),
+                    "message": told(error),
                     "type": "upstream_error",
                     "code": error.status if (error.status or 0) >= 400 else None,
                 }

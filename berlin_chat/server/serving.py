@@ -27,18 +27,21 @@ import logging
 import socket
 import threading
 from collections.abc import Callable
+from ipaddress import ip_address
+from queue import Empty, Full, SimpleQueue
 from time import monotonic, sleep
 from typing import Any
 
 from ..cancellation import SIGNAL_INTERVAL
-from ..errors import ChatError
+from ..errors import ChatError, InvalidRequest
 
 try:
-    from cheroot import server, wsgi
+    from cheroot import wsgi
 except ImportError as error:  # pragma: no cover
     raise ImportError("the server needs more packages: pip install 'berlin_chat[server]'") from error
 
 from .body import Body
+from .connection import Connection
 from .faults import Broken, Fault
 
 log = logging.getLogger("berlin_chat.server")
@@ -49,8 +52,13 @@ PATIENCE = 600
 REQUEST_TIMEOUT = 30
 #: How long the end may take to be noticed by the thread that listens, in seconds.
 CLOSE_INTERVAL = 0.05
-#: The largest question, in bytes.
-MAX_REQUEST = 64 * 2**20
+#: How many connections clients may hold. For one more, the one that was idle the longest is closed; if none is idle,
+#: the new one is answered 503.
+MAX_CONNECTIONS = 1000
+#: How many of those that are answered 503 may wait for it; the others are closed without a word.
+MAX_TURNED_AWAY = 100
+#: How long the system may have no more sockets for us, in seconds, before it is asked again.
+NO_SOCKETS = 0.1
 
 
 class _ThreadPerRequest:
@@ -70,16 +78,25 @@ class _ThreadPerRequest:
         """Nothing to do: threads start as they are needed."""
 
     def put(self, connection: Any) -> None:
+        """Raises queue.Full where the system has no thread left."""
         thread = threading.Thread(target=self._reply, args=(connection,), daemon=True)
         with self._lock:
             self._working[thread] = connection
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:
+            with self._lock:
+                del self._working[thread]
+            log.error("a request is answered 503: %s", error)
+            raise Full from None
 
     def _reply(self, connection: Any) -> None:
         keep = False
         try:
             connection.socket.settimeout(REQUEST_TIMEOUT)
             keep = connection.communicate()
+            if connection.unread:
+                connection.part()
         except ConnectionError as error:
             log.debug("the client went away: %s", error)
         except Exception:
@@ -96,10 +113,7 @@ class _ThreadPerRequest:
                 return
             except (OSError, ValueError):
                 pass  # the server has stopped in the meantime
-        with contextlib.suppress(OSError):
-            connection.close()
-        with contextlib.suppress(OSError):
-            connection.wfile.close()  # with what could not be sent, lest its finalizer tries again
+        connection.close()
 
     def stop(self, timeout: float | None = None) -> None:
         """Cuts the connections at work, and waits for their threads: ``timeout`` seconds for all together."""
@@ -110,32 +124,8 @@ class _ThreadPerRequest:
             with contextlib.suppress(OSError):  # it is closed already
                 connection.socket.shutdown(socket.SHUT_RDWR)
         for thread, _ in working:
-            thread.join(None if until is None else max(until - monotonic(), 0.0))
-
-
-class _Request(server.HTTPRequest):
-    """A request, whose first line may be anything."""
-
-    def read_request_line(self) -> Any:
-        try:
-            return super().read_request_line()  # type: ignore[no-untyped-call]
-        except ValueError as error:  # from urlsplit; cheroot would take it for a fault of its own
-            self.simple_response("400 Bad Request", f"Malformed Request-URI: {error}")
-            return False
-
-
-class _Connection(server.HTTPConnection):
-    """A connection, which its server counts while it is open."""
-
-    RequestHandlerClass = _Request
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.server.open.add(self)
-
-    def close(self) -> None:
-        self.server.open.discard(self)
-        super().close()
+            with contextlib.suppress(RuntimeError):  # it is just failing to start
+                thread.join(None if until is None else max(until - monotonic(), 0.0))
 
 
 class _Gateway(wsgi.Gateway_10):
@@ -176,15 +166,31 @@ class _Gateway(wsgi.Gateway_10):
         return super().start_response(status, headers, exc_info)
 
 
+class _Listener(socket.socket):
+    """Listens. While the system has no socket left for a client, it waits a moment, and serves those that it has."""
+
+    def accept(self) -> Any:
+        try:
+            return super().accept()
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                raise
+            log.error("clients have to wait: %s", error)
+            sleep(NO_SOCKETS)
+            raise TimeoutError from None  # which says that nobody has come
+
+
 class _Server(wsgi.Server):
-    ConnectionClass = _Connection
+    ConnectionClass = Connection
     keep_alive_conn_limit = 100_000
     expiration_interval = CLOSE_INTERVAL
-    max_request_body_size = MAX_REQUEST
+    _connections: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.open: set[_Connection] = set()  # one call changes it, from any thread
+        self.open: set[Connection] = set()  # one call changes it, from any thread
+        self._turned_away: SimpleQueue[Connection | None] = SimpleQueue()
+        self._limit = min(MAX_CONNECTIONS, _most_files() // 2)  # each may need another one, to the upstream
 
     @staticmethod
     def bind_socket(socket_: socket.socket, bind_addr: Any) -> socket.socket:
@@ -193,20 +199,91 @@ class _Server(wsgi.Server):
         except OSError:
             socket_.close()  # cheroot forgets it
             raise
-        return socket_
+        return _Listener(socket_.family, socket_.type, socket_.proto, socket_.detach())
+
+    def process_conn(self, conn: Any) -> None:
+        """Finds a thread for a connection; for a new one only when something arrives on it. A silent one costs none."""
+        if conn.last_used is not None:
+            try:
+                self.requests.put(conn)
+            except Full:
+                self._turned_away.put(conn)
+        elif len(self.open) > self._limit and not self._make_room():
+            log.warning("a connection is answered 503: there are %d", self._limit)
+            self._turned_away.put(conn)
+        else:
+            self._connections.put(conn)
+            conn.last_used -= max(self.timeout - REQUEST_TIMEOUT, 0)
+
+    def _make_room(self) -> bool:
+        """Closes the connection that was idle the longest; says whether there is one. In the thread that listens."""
+        waiting = [(number, conn) for number, conn in self._connections._selector.connections if conn is not self]
+        for number, conn in sorted(waiting, key=lambda found: found[1].last_used):
+            if conn.is_silent:  # and so nobody has looked at it in this round
+                self._connections._selector.unregister(number)
+                conn.close()
+                return True
+        return False
+
+    def turn_away(self) -> None:
+        """Answers 503, until ``stop``. A thread of its own, which waits for nobody for long, and needs no other."""
+        while (conn := self._turned_away.get()) is not None:
+            with contextlib.suppress(OSError):
+                if self._turned_away.qsize() < MAX_TURNED_AWAY:
+                    conn.socket.settimeout(CLOSE_INTERVAL)
+                    with contextlib.suppress(TimeoutError):
+                        conn.socket.recv(65536)  # the request, if it is there: what nobody reads makes a reset
+                    conn.wfile.write(_BUSY)
+            conn.close()
+        with contextlib.suppress(Empty):
+            while conn := self._turned_away.get_nowait():
+                conn.close()
+
+    def serve(self) -> None:
+        """Does what cheroot's does, but for the thread that some versions start here, which answers 503."""
+        while self.ready:
+            try:
+                self._connections.run(self.expiration_interval)
+            except Exception:
+                log.exception("the server failed, and goes on")
+
+    def stop(self) -> None:
+        self._turned_away.put(None)
+        super().stop()
 
     def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
         log.log(level, msg, exc_info=traceback)
 
 
+_BUSY_BODY = b'{"error": {"message": "the server is busy: come back later"}}'
+_BUSY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\n"
+    b"Content-Length: %d\r\nConnection: close\r\n\r\n%b" % (len(_BUSY_BODY), _BUSY_BODY)
+)
+
+
+def _most_files() -> int:
+    """How many files and sockets the system lets this process have."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return 2 * MAX_CONNECTIONS
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return 2 * MAX_CONNECTIONS if most == resource.RLIM_INFINITY else most
+
+
 class Serving:
     """Serves an application in the background, from ``start`` to ``close``.
+
+    Args:
+        only_loopback: whether to refuse to listen where other machines could connect.
 
     ``close`` may be called while another thread is in ``wait``, or by a signal handler that interrupts ``wait``.
     """
 
-    def __init__(self, app: Callable[..., Any], host: str, port: int) -> None:
+    def __init__(self, app: Callable[..., Any], host: str, port: int, *, only_loopback: bool = False) -> None:
         self._host = host
+        self._only_loopback = only_loopback
         self._server = _Server((host, port), app, server_name="berlin_chat", request_queue_size=1024, timeout=PATIENCE)
         self._server.gateway = _Gateway
         self._server.requests = _ThreadPerRequest(self._server)
@@ -241,8 +318,24 @@ class Serving:
             raise ChatError("the server was started or closed already: make a new one")
         self._server.prepare()
         # Daemons, as are the threads that it starts: a script may end without closing the server.
-        self._thread = threading.Thread(target=self._server.serve, daemon=True)
-        self._thread.start()
+        thread, turns_away = (
+            threading.Thread(target=work, daemon=True) for work in (self._server.serve, self._server.turn_away)
+        )
+        try:
+            self._check_address(self._server.bind_addr[0])
+            turns_away.start()
+            thread.start()
+        except BaseException:
+            self._server.stop()
+            raise
+        self._thread = thread
+
+    def _check_address(self, address: str) -> None:
+        """A name such as ``localhost`` means what the system's tables say; only now it is known."""
+        if self._only_loopback and not ip_address(address.partition("%")[0]).is_loopback:
+            raise InvalidRequest(
+                f"{self._host} is {address}, which can be reached from other machines: give a password"
+            )
 
     def close(self) -> None:
         if self._closed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qs
@@ -14,6 +15,13 @@ from ..json_text import parse
 from .backend import Backend
 from .faults import Refused
 from .record import Recorded
+
+#: The largest question, in bytes.
+MAX_REQUEST = 64 * 2**20
+#: The same where it is not known yet who asks, and for what is no question.
+MAX_SMALL = 64 * 1024
+#: How many values the JSON of a question may hold: each takes up to a hundred times its bytes when it is parsed.
+MAX_VALUES = 1_000_000
 
 
 class Request:
@@ -53,14 +61,28 @@ class Request:
         scheme, _, token = self.header("Authorization").partition(" ")
         return token.strip() if scheme.lower() == "bearer" else None
 
-    def receive(self) -> None:
+    @property
+    def media_type(self) -> str:
+        """What the body is said to be, without parameters such as the charset; ``""`` for nothing."""
+        return self.header("Content-Type").partition(";")[0].strip().lower()
+
+    def receive(self, limit: int) -> None:
         """Reads the whole body; raises what ``Body.read`` raises."""
-        self.body = self._environ["wsgi.input"].read()
+        self.body = self._environ["wsgi.input"].read(limit)
+
+    def skip(self) -> None:
+        """Reads the body of a request that is refused, where it is small; raises what ``Body.read`` raises."""
+        self.body = self._environ["wsgi.input"].skip(MAX_SMALL)
 
     def json(self) -> dict[str, Any]:
-        """The body's JSON object; raises Refused where it is none."""
-        if "json" not in self.header("Content-Type").lower():
+        """The body's JSON object; raises Refused where it is none.
+
+        What a page of any site may send without asking, such as text/plain, is none, whatever is in it.
+        """
+        if not re.fullmatch(r"application/(?:[!-~]+\+)?json", self.media_type):
             raise Refused(415, "Content-Type must be application/json")
+        if sum(map(self.body.count, (b",", b"[", b"{"))) > MAX_VALUES:
+            raise Refused(413, f"the body holds more than {MAX_VALUES} values, or commas and brackets")
         try:
             value = parse(self.body)
         except ValueError:
@@ -71,9 +93,12 @@ class Request:
 
     def form(self) -> dict[str, str]:
         """The body's form; raises Refused where it is none."""
-        if "application/x-www-form-urlencoded" not in self.header("Content-Type").lower():
+        if self.media_type != "application/x-www-form-urlencoded":
             raise Refused(415, "Content-Type must be application/x-www-form-urlencoded")
-        fields = parse_qs(self.body.decode("utf-8", "replace"), keep_blank_values=True)
+        try:
+            fields = parse_qs(self.body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=100)
+        except ValueError:
+            raise Refused(400, "the form has too many fields") from None
         return {name: values[-1] for name, values in fields.items()}
 
 
@@ -163,6 +188,16 @@ class Endpoints:
     def routes(self) -> list[tuple[str, str, Handler]]:
         """Returns method, pattern of the path, and handler. A pattern's groups are given to the handler."""
         raise NotImplementedError
+
+    def admit(self, request: Request) -> int:
+        """Decides whether who asks may, as far as the head tells; returns how many bytes the body may have.
+
+        Nothing of the body has been read then: what it costs is paid for those alone who may ask.
+
+        Raises:
+            Refused: who asks may not.
+        """
+        return MAX_REQUEST
 
     def refusal(self, refused: Refused) -> Response:
         """Returns an error in the protocol's form."""

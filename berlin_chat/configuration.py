@@ -19,6 +19,9 @@ DEFAULT_TIMEOUT = (10.0, 120.0)
 #: Bytes of an answer.
 MAX_REPLY = 64 * 2**20
 
+#: A file's or folder's name; and those of a client's certificate: one file, or the certificate's and the key's.
+_Path = str | os.PathLike[str]
+_Cert = _Path | tuple[_Path, _Path] | None
 _NOTHING: Mapping[str, Any] = {}
 _NO_ADDRESS = (
     "no base URL, and the hosted service is gone. Give base_url=…, or set BERLIN_CHAT_URL or BERLIN_CHAT_{name}_URL, or"
@@ -39,7 +42,8 @@ class Configuration(TypedDict, total=False):
     proxy: str | None
     timeout: float | tuple[float | None, float | None] | None
     headers: Mapping[str, str | None] | None
-    verify: bool | str
+    verify: bool | _Path
+    cert: _Cert
     retries: int
     pool_size: int
     max_reply_bytes: int
@@ -74,7 +78,8 @@ class Configured:
         proxy: str | None = None,
         timeout: float | tuple[float | None, float | None] | None = DEFAULT_TIMEOUT,
         headers: Mapping[str, str | None] | None = None,
-        verify: bool | str = True,
+        verify: bool | _Path = True,
+        cert: _Cert = None,
         retries: int = 2,
         pool_size: int = 1000,
         max_reply_bytes: int = MAX_REPLY,
@@ -84,7 +89,7 @@ class Configured:
         self._configuration: dict[str, Any] = {name: given[name] for name in given if name not in ("self", "__class__")}
         found, source = (base_url, "base_url") if base_url else self._url_from_environment()
         self.base_url: str | None = validation.checked_url(found, source) if found else None
-        self.model = model or self.default_model
+        self.model = validation.checked_text(model, "model") or self.default_model
         self._secrets = Redactor()
         checked = validation.Settings(
             self.base_url,
@@ -93,6 +98,7 @@ class Configured:
             validation.checked_proxy(proxy),
             validation.checked_timeout(timeout),
             validation.checked_verify(verify),
+            validation.checked_cert(cert),
             validation.checked_count(retries, "retries", 0),
             validation.checked_count(pool_size, "pool_size", 1),
             validation.checked_count(max_reply_bytes, "max_reply_bytes", 1),
@@ -112,12 +118,11 @@ class Configured:
         """Returns an argument, or else the environment's ``BERLIN_CHAT_<NAME>``; from then on no error shows it.
 
         Raises:
-            InvalidRequest: it is no ``str``.
+            InvalidRequest: it is no ``str``, or holds control characters.
         """
         self._configuration[name] = given
         value = given if given is not None else os.environ.get(f"BERLIN_CHAT_{name.upper()}")
-        if value is not None and not isinstance(value, str):
-            raise InvalidRequest(f"{name} is of type {type(value).__name__}, not str")
+        validation.checked_text(value, name)
         if name != "account":
             self._secrets.add(value)
         return value or None

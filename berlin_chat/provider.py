@@ -142,7 +142,9 @@ class Provider(Configured):
         timeout: seconds, or ``(connect, read)``, as in requests; 10 s to connect and 120 s between two reads.
             None, for either, waits without end.
         headers: replace the headers of this library, or add to them; a value of None leaves one out.
-        verify: False accepts any TLS certificate; a path names the certificates to trust.
+        verify: False accepts any TLS certificate; a path names the certificates to trust, in a file or a folder.
+        cert: the certificate that a server wants to see: the path of a file that has its key, too, or the paths of two,
+            as in requests. They are read again for each connection; a key with a passphrase is refused.
         retries: how often a request is tried again before the first piece; 0 for never.
         pool_size: how many connections are kept for the next question. More may be open at the same time.
         max_reply_bytes: how long an answer of the server's may be, decompressed; what has come by then is kept.
@@ -345,7 +347,7 @@ class Provider(Configured):
         """Answers a question whose arguments were checked. What is overridden by groups of providers."""
         if self.known_options is not None:
             validation.checked_options(question.options, self.known_options)
-        model = question.model or self.model
+        model = validation.checked_text(question.model, "model") or self.model
         payload = _without_none(self.payload(question.messages, model, question.options), question.options)
         body = _encoded(self.checked_payload({**payload, **(question.extra_body or {})}))
         return self._reply(question, self._transport.settings.changed(**question.settings), model, body)

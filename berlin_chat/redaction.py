@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies
 
-from .errors import BODY_KEPT, SHOWN, ChatError, start
+from .errors import BODY_KEPT, SHOWN, ChatError, InvalidRequest, start
 
 #: What a header is called whose value is a secret.
 _SECRET_HEADER = re.compile("auth|cookie|key|password|secret|session|signature|token", re.IGNORECASE)
@@ -53,8 +53,23 @@ def secrets_in_address(address: str | None) -> Iterator[str]:
     except ValueError:
         return
     if parts.password:
-        user, password = unquote(parts.username or ""), unquote(parts.password)
-        yield from (parts.password, password, b64encode(f"{user}:{password}".encode()).decode())
+        password = unquote(parts.password)
+        yield from (parts.password, password, *_basic(unquote(parts.username or ""), password))
+
+
+def secrets_in_session(session: Any) -> Iterator[str]:
+    """Yields those that a session of ``requests`` has of its own: in its headers, its proxies, its ``auth``."""
+    yield from secrets_in_headers(session.headers)
+    yield from chain.from_iterable(map(secrets_in_address, session.proxies.values()))
+    given = session.auth if isinstance(session.auth, tuple) else [getattr(session.auth, "password", None)]
+    if given and isinstance(given[-1], str):
+        yield from (given[-1], *_basic(getattr(session.auth, "username", given[0]), given[-1]))
+
+
+def _basic(user: Any, password: str) -> Iterator[str]:
+    """What is sent of a name and a password: requests writes Latin-1, others UTF-8."""
+    for encoding in ("latin-1", "utf-8"):
+        yield b64encode(f"{user}:{password}".encode(encoding, "replace")).decode()
 
 
 def secrets_in_fields(value: Any) -> Iterator[str]:
@@ -107,6 +122,8 @@ class Redactor:
 
     def clean(self, error: ChatError, more: Iterable[str] = ()) -> None:
         """Takes all secrets out of an error and of its causes, and then cuts what it keeps of the server's words."""
+        if isinstance(error, InvalidRequest):  # what cannot be sent may be a secret, and be written in any way
+            error.__cause__ = error.__context__ = None
         self._clean(error, {*more, *chain.from_iterable(map(secrets_in_address, getproxies().values()))}, {id(error)})
 
     def _clean(self, error: BaseException, more: Iterable[str], seen: set[int]) -> None:
@@ -118,8 +135,10 @@ class Redactor:
                 self._clean(cause, more, seen)
             if cause is not None and self._tells(cause, more):  # it keeps its text to itself
                 setattr(error, link, None)
-        for name in {"request", "response"} & vars(error).keys():  # requests keeps all headers there
-            setattr(error, name, None)
+        for name in {"request", "response", "pool", "conn"} & vars(error).keys():
+            setattr(error, name, None)  # where requests keeps all headers, and urllib3 a proxy's password
+        if any(hasattr(arg, "proxy") for arg in error.args):  # a connection of urllib3's
+            error.args = tuple(str(arg) if hasattr(arg, "proxy") else arg for arg in error.args)
         if self._tells(error, more):
             error.args = tuple(self.redact(str(arg), more) for arg in error.args)
         if isinstance(error, ChatError):
@@ -130,7 +149,7 @@ class Redactor:
                 error.body = start(self.redact(error.body, more, torn=True), BODY_KEPT)
 
     def _tells(self, error: BaseException, more: Iterable[str]) -> bool:
-        shown = f"{error} {error!r}"
+        shown = f"{error} {error!r} {getattr(error, 'object', '')}"  # what a UnicodeError is about
         return self.redact(shown, more) != shown
 
 

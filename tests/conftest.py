@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from berlin_chat import Provider, get_provider
+from tls import Authority, Secure
 from wire import SPEECHES, Script, Speech, Wire
 
 pytest_plugins = ["pytester"]
@@ -71,6 +72,33 @@ def provider_for(wire: Wire) -> Iterator[Callable[..., Provider]]:
     yield make
     for provider in made:
         provider.close()
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Who vouches for the servers behind TLS."""
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture
+def make_secure(authority: Authority) -> Iterator[Callable[..., Provider]]:
+    """Makes a provider that trusts the authority, and a server behind TLS that answers its question with a script."""
+    servers: list[Secure] = []
+    made: list[Provider] = []
+
+    def make(speech: Speech, script: Script, context: Any = None, **config: Any) -> Provider:
+        server = Secure(context or authority.server(), [*speech.before, (*speech.route, script)])
+        servers.append(server)
+        config = {"base_url": server.url, "retries": 0, "verify": authority.pem, **speech.config, **config}
+        made.append(get_provider(speech.name, **config))
+        return made[-1]
+
+    yield make
+    for provider in made:
+        provider.close()
+    for server in servers:
+        server.close()
+        assert not server.faults, f"the server's script failed: {server.faults!r}"
 
 
 @pytest.fixture

@@ -35,8 +35,10 @@ from berlin_chat.http.connections import Session, close_pool
 from wire import (
     ACYTOO,
     BERLIN,
+    DUE,
     H2O,
     PATIENCE,
+    PROMISE,
     YLOKH,
     Chunked,
     Connection,
@@ -45,13 +47,12 @@ from wire import (
     Speech,
     Stopwatch,
     Wire,
+    ends_in_time,
     head,
     speak,
 )
 
 Make = Callable[..., Provider]
-#: How late an end may come, in seconds: the promise of the design; and when it is due.
-PROMISE, DUE = 0.2, 0.3
 
 
 # The answer to the question, and not to the one before it
@@ -127,7 +128,8 @@ class Replacing:
 
 
 def test_what_a_pool_has_is_read_once() -> None:
-    from berlin_chat.http.connections import Interruptible, make_interruptible
+    from berlin_chat.http.connections import Interruptible
+    from berlin_chat.http.sessions import make_interruptible
 
     pool = Replacing()
     make_interruptible(pool)
@@ -224,22 +226,6 @@ def test_an_error_that_is_none_of_the_librarys_ends_a_batch_as_itself(provider_f
 
 
 # Ends that end
-
-
-def ends_in_time(ask: Callable[[float | None, CancelToken | None], Any], due_in: float = DUE) -> None:
-    """A deadline and a cancel each end it within what the design promises."""
-    watch = Stopwatch()
-    with pytest.raises(APITimeoutError, match="deadline"):
-        ask(due_in, None)
-    late = watch.undisturbed - due_in
-    assert late < PROMISE, f"the deadline was kept {late:.2f} s late"
-    token = CancelToken()
-    due: list[Stopwatch] = []
-    threading.Timer(due_in, lambda: (due.append(Stopwatch()), token.cancel())).start()
-    with pytest.raises(Cancelled):
-        ask(None, token)
-    late = due[0].undisturbed
-    assert late < PROMISE, f"the cancel came {late:.2f} s late"
 
 
 def bomb() -> bytes:

@@ -9,6 +9,7 @@ that is asserted.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -64,6 +65,8 @@ def the_arguments_of_a_provider() -> None:
     Ylokh(URL, api_key=None, pool_size=3, session=requests.Session())
     Berlin(URL, account="me", password="x", token=None, timeout=None)
     H2o(URL, model="m", verify=False)
+    H2o(URL, cert="me.pem")
+    H2o(URL, verify=Path("ca.pem"), cert=(Path("me.pem"), "me.key"))
     Acytoo(URL, key="k", password="p", retries=2)
 
     OpenAICompatible(timeout="3")  # type: ignore[arg-type]

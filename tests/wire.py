@@ -14,8 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from berlin_chat import APITimeoutError, Cancelled, CancelToken
+
 #: No wait of a test lasts longer, in seconds.
 PATIENCE = 10.0
+#: How late an end may come, in seconds: the promise of the design; and when it is due.
+PROMISE, DUE = 0.2, 0.3
 
 
 @dataclass
@@ -39,12 +45,13 @@ class Recorded:
 class Connection:
     """What a script answers through."""
 
-    def __init__(self, wire: Wire, sock: socket.socket, number: int, port: int) -> None:
+    def __init__(self, wire: Wire, sock: socket.socket, number: int, peer: tuple[str, int]) -> None:
         self.wire = wire
         self.sock = sock
         self.number = number
-        self.port = port  # the client's
+        self.host, self.port = peer  # the client's
         self.gone = threading.Event()
+        self.last = False  # whether the client, or a proxy, wants it closed behind the answer
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def send(self, data: bytes) -> None:
@@ -60,8 +67,13 @@ class Connection:
         """A whole response."""
         content = json.dumps(body).encode() if isinstance(body, dict) else body
         kind = "application/json" if isinstance(body, dict) else "text/plain"
-        lines = {"Content-Type": kind, "Content-Length": str(len(content)), **(headers or {})}
+        lines = {"Content-Type": kind, "Content-Length": str(len(content)), **self.its_end, **(headers or {})}
         self.send(head(status, lines) + content)
+
+    @property
+    def its_end(self) -> dict[str, str]:
+        """What a head says of it."""
+        return {"Connection": "close"} if self.last else {}
 
     def reset(self) -> None:
         """Closes with a RST instead of a FIN."""
@@ -146,11 +158,11 @@ class Wire:
     def _accept(self) -> None:
         while True:
             try:
-                sock, (_, port) = self._listener.accept()
+                sock, peer = self._listener.accept()
             except OSError:
                 return
             with self._lock:
-                connection = Connection(self, sock, len(self.connections), port)
+                connection = Connection(self, sock, len(self.connections), peer)
                 self.connections.append(connection)
             thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
             self._threads.append(thread)
@@ -162,7 +174,10 @@ class Wire:
                 with self._lock:
                     self.requests.append(request)
                 script = self._script(request)
+                connection.last = (request.header("Connection") or "").lower() == "close"
                 script(request, connection)
+                if connection.last:
+                    return
         except OSError:
             pass  # the client went away, or the script closed the connection
         except BaseException as fault:
@@ -207,7 +222,7 @@ class Framing:
     def __init__(self, connection: Connection, kind: str, whole: bytes) -> None:
         self.connection = connection
         self._compress = zlib.compressobj(wbits=31) if self.gzip else None
-        headers = {"Content-Type": kind, **self.headers(whole)}
+        headers = {"Content-Type": kind, **connection.its_end, **self.headers(whole)}
         if self.gzip:
             headers["Content-Encoding"] = "gzip"
         connection.send(head(200, headers))
@@ -416,3 +431,19 @@ class Stopwatch:
     @property
     def undisturbed(self) -> float:
         return self.seconds - (self._waits() - self._waited)
+
+
+def ends_in_time(ask: Callable[[float | None, CancelToken | None], Any], due_in: float = DUE) -> None:
+    """A deadline and a cancel each end it within what the design promises."""
+    watch = Stopwatch()
+    with pytest.raises(APITimeoutError, match="deadline"):
+        ask(due_in, None)
+    late = watch.undisturbed - due_in
+    assert late < PROMISE, f"the deadline was kept {late:.2f} s late"
+    token = CancelToken()
+    due: list[Stopwatch] = []
+    threading.Timer(due_in, lambda: (due.append(Stopwatch()), token.cancel())).start()
+    with pytest.raises(Cancelled):
+        ask(None, token)
+    late = due[0].undisturbed
+    assert late < PROMISE, f"the cancel came {late:.2f} s late"

@@ -6,9 +6,12 @@ requests and urllib3 do the HTTP. What they do not offer is added below them, at
 
 from __future__ import annotations
 
+import errno
+import functools
 import os
 import queue
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from http.cookiejar import DefaultCookiePolicy
@@ -25,6 +28,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from ..cancellation import Limits, Stoppable
 from ..validation import is_loopback
 from ..version import __version__
+from .connecting import Connecting, check_proxy
 from .responses import BufferedResponse
 
 #: How much is written before the deadline is looked at again, in bytes: what one TLS record holds.
@@ -69,7 +73,7 @@ class Owner(Stoppable):
                 # Not SSLSocket.shutdown: that takes the TLS state away from the thread that reads.
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
             elif sock is not None:  # TLS inside TLS, through an https proxy
-                sock.socket.shutdown(socket.SHUT_RDWR)
+                socket.socket.shutdown(sock.socket, socket.SHUT_RDWR)
         except OSError:
             pass  # it was closed in the meantime
 
@@ -98,47 +102,35 @@ class working_for:
         return getattr(cls._thread, "owner", None)
 
 
-class Interruptible:
-    """Mixed into urllib3's connection classes: tells the exchange that this thread works for which socket it uses.
+class Interruptible(Connecting):
+    """Mixed into urllib3's connection classes: tells the exchange that this thread works for which socket it uses."""
 
-    A connection belongs to one thread at a time, from the pool's ``get`` to its ``put``.
-    """
-
-    sock: Any
-    _handshake: Any = None
-
-    def connect(self) -> None:
-        """Connects; a copy of the socket can be shut down during the TLS handshake, which takes the socket itself."""
-        try:
-            super().connect()  # type: ignore[misc]
-        finally:
-            if self._handshake is not None:
-                self._handshake.close()
-                self._handshake = None
-
-    def _new_conn(self) -> Any:
-        sock = super()._new_conn()  # type: ignore[misc]
-        if (owner := working_for.current()) is not None:
-            try:
-                if isinstance(self, HTTPSConnection):
-                    self._handshake = sock.dup()
-                owner.attach(self._handshake or sock)
-            except OSError:
-                sock.close()
-                raise
-        return sock
-
-    def _tunnel(self) -> None:
-        super()._tunnel()  # type: ignore[misc]
-        if (owner := working_for.current()) is not None:
-            owner.attach(self._handshake or self.sock)  # to a stopped one: the end of the answer was none
+    @property
+    def owner(self) -> Owner | None:
+        return working_for.current()
 
     def request(self, *args: Any, **kwargs: Any) -> Any:
         if self.sock is not None and (owner := working_for.current()) is not None:
             owner.attach(self.sock)
         return super().request(*args, **kwargs)  # type: ignore[misc]
 
+    def getresponse(self) -> Any:
+        """Reads a head. A body behind TLS then ends by what only the server can send; anybody can end a connection."""
+        sock = self.sock
+        if not hasattr(sock, "suppress_ragged_eofs"):
+            return super().getresponse()  # type: ignore[misc]
+        sock.suppress_ragged_eofs = True  # a kept connection may have been closed in whatever way
+        response = super().getresponse()  # type: ignore[misc]
+        sock.suppress_ragged_eofs = False
+        return response
+
     def send(self, data: Any) -> None:
+        try:
+            self._send(data)
+        except ssl.SSLEOFError:  # the server takes no more, and may have said why: urllib3 then looks
+            raise BrokenPipeError(errno.EPIPE, "the server has closed the connection") from None
+
+    def _send(self, data: Any) -> None:
         owner = working_for.current()
         if owner is None or owner.deadline is None or not isinstance(data, bytes):
             return super().send(data)  # type: ignore[misc,no-any-return]
@@ -153,23 +145,6 @@ class Interruptible:
     def response_class(self, sock: Any, *args: Any, **kwargs: Any) -> BufferedResponse:
         """What ``http.client`` makes its responses by."""
         return BufferedResponse(sock, *args, owner=working_for.current(), **kwargs)
-
-
-#: How a connection sends that has a socket; a class of another way, such as a player of records, is left as it is.
-_SEND = HTTPConnection.send
-
-
-def make_interruptible(pool: Any) -> None:
-    """Lets a pool that is not ours make interruptible connections from now on.
-
-    Threads that do so at the same moment make a class each, one of which is kept: either will do. What the pool has is
-    read once, for between two looks another thread may have replaced it.
-    """
-    plain = pool.ConnectionCls
-    if getattr(getattr(type(pool), "ConnectionCls", None), "send", _SEND) is not _SEND:
-        vars(pool).pop("ConnectionCls", None)  # what stands in for all connections of the kind
-    elif isinstance(plain, type) and not issubclass(plain, Interruptible):
-        pool.ConnectionCls = type(plain.__name__, (Interruptible, plain), {})
 
 
 class Stack:
@@ -224,10 +199,6 @@ class Stack:
         return len(self._idle)
 
 
-#: For each of urllib3's classes of connections, the one that is ours.
-_INTERRUPTIBLE = {cls: type(cls.__name__, (Interruptible, cls), {}) for cls in (HTTPConnection, HTTPSConnection)}
-
-
 class _Pool:
     """Mixed into urllib3's pools: their connections are interruptible.
 
@@ -237,24 +208,35 @@ class _Pool:
 
     QueueCls = Stack
     pool: Any
+    plain: Any
+    interruptible: Any
 
     @property
     def ConnectionCls(self) -> Any:
         standing = super().ConnectionCls  # type: ignore[misc]
-        return _INTERRUPTIBLE.get(standing, standing)
+        return self.interruptible if standing is self.plain else standing
 
     def _get_conn(self, timeout: float | None = None) -> Any:
-        if super().ConnectionCls not in _INTERRUPTIBLE and isinstance(self.pool, Stack):  # type: ignore[misc]
+        if super().ConnectionCls is not self.plain and isinstance(self.pool, Stack):  # type: ignore[misc]
             self.pool.drop()
         return super()._get_conn(timeout)  # type: ignore[misc]
 
 
-class _HTTPPool(_Pool, HTTPConnectionPool):  # type: ignore[misc,override]
-    """A pool of ours."""
+def _of_ours(pool: type, plain: type) -> type:
+    """One of urllib3's classes of pools, with our connections instead of its plain ones."""
+    interruptible = type(plain.__name__, (Interruptible, plain), {})
+    return type(pool.__name__, (_Pool, pool), {"plain": plain, "interruptible": interruptible})
 
 
-class _HTTPSPool(_Pool, HTTPSConnectionPool):  # type: ignore[misc,override]
-    """A pool of ours, for TLS."""
+@functools.cache
+def _socks_pools() -> dict[str, type]:
+    """Those for SOCKS, whose module is imported by those only who have PySocks."""
+    from urllib3.contrib import socks
+
+    return {
+        "http": _of_ours(socks.SOCKSHTTPConnectionPool, socks.SOCKSConnection),
+        "https": _of_ours(socks.SOCKSHTTPSConnectionPool, socks.SOCKSHTTPSConnection),
+    }
 
 
 def close_pool(pool: HTTPConnectionPool) -> None:
@@ -265,7 +247,7 @@ def close_pool(pool: HTTPConnectionPool) -> None:
         idle.close()
 
 
-_POOLS = {"http": _HTTPPool, "https": _HTTPSPool}
+_POOLS = {"http": _of_ours(HTTPConnectionPool, HTTPConnection), "https": _of_ours(HTTPSConnectionPool, HTTPSConnection)}
 
 
 class Adapter(HTTPAdapter):
@@ -281,14 +263,11 @@ class Adapter(HTTPAdapter):
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
         manager = super().proxy_manager_for(proxy, **kwargs)
-        if not proxy.lower().startswith("socks"):  # whose pools are of another kind
-            manager.pool_classes_by_scheme = _POOLS
+        manager.pool_classes_by_scheme = _socks_pools() if proxy.lower().startswith("socks") else _POOLS
         return manager
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> HTTPConnectionPool:
         pool = super().get_connection_with_tls_context(*args, **kwargs)
-        if not isinstance(pool, _Pool):  # one for SOCKS
-            make_interruptible(pool)
         self._pools.add(pool)
         return pool
 
@@ -346,7 +325,9 @@ class Session(requests.Session):
         key = (*server, *proxies.items(), *settings, *map(os.environ.get, _ENVIRONMENT))
         found = self._found.get(key)
         if found is None:
-            found = self._found[key] = super().merge_environment_settings(url, proxies, *settings)
+            found = super().merge_environment_settings(url, proxies, *settings)
+            check_proxy(url, found["proxies"])
+            self._found[key] = found
         return found
 
     def resolve_redirects(self, *args: Any, **kwargs: Any) -> Any:

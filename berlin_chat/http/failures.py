@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urljoin
@@ -20,10 +21,12 @@ from ..json_text import parse
 from ..validation import Timeout
 from .retries import retry_after
 
+_PROXY = "See proxy= and the environment"
 _STATUSES: dict[int, tuple[type[ChatError], str]] = {
     401: (errors.AuthenticationError, "Check the credentials"),
     403: (errors.AuthenticationError, "Check the credentials"),
     404: (errors.APIStatusError, "Check base_url and the model"),
+    407: (errors.APIConnectionError, _PROXY),
     429: (errors.RateLimitError, "Ask less often"),
 }
 
@@ -111,18 +114,24 @@ def explanation(error: Exception, timeout: Timeout) -> ChatError | None:
         return errors.APITimeoutError(
             f"no TLS connection within {connect} s", advice="Does the server speak TLS? See timeout="
         )
-    if isinstance(error, (kinds.InvalidURL, kinds.InvalidSchema, kinds.InvalidHeader)):
+    bad_value = isinstance(error, ValueError) and root.startswith(("Invalid header", "'latin-1' codec"))
+    if bad_value or isinstance(error, kinds.InvalidHeader):
+        said = "the session has a header, cookie or user name with a line break, or a character beyond Latin-1"
+        return errors.InvalidRequest(said)  # and not which: it may be a secret
+    if isinstance(error, (kinds.InvalidURL, kinds.InvalidSchema)):
         return errors.InvalidRequest("the request cannot be sent", detail=root)
+    if type(error) is OSError and "invalid path: " in root:  # of requests, which looks for them before it connects
+        return errors.InvalidRequest("certificates cannot be read", detail=root, advice="See verify=")
     if isinstance(error, kinds.ConnectTimeout):
         return errors.APITimeoutError(f"no connection within {connect} s", advice="Is the server running? See timeout=")
     if isinstance(error, (kinds.ReadTimeout, urllib3.exceptions.ReadTimeoutError, TimeoutError)):
         return errors.APITimeoutError(f"no byte for {read} s", advice="See timeout=")
     if isinstance(error, kinds.SSLError):
-        return errors.APIConnectionError("TLS failed", detail=root, advice="See verify=")
+        return _tls_error(root)
     if isinstance(error, kinds.ProxyError):
-        return errors.APIConnectionError(
-            "no connection through the proxy", detail=root, advice="See proxy= and the environment"
-        )
+        answered = re.match(r"Tunnel connection failed: (\d{3})\b", root)
+        status = int(answered[1]) if answered else None
+        return errors.APIConnectionError("no connection through the proxy", detail=root, advice=_PROXY, status=status)
     if isinstance(error, kinds.ConnectionError):
         if any(_is_bad_http(cause) for cause in chain):
             return errors.ProtocolError("the server does not speak HTTP", detail=root, advice="Check base_url")
@@ -136,6 +145,20 @@ def explanation(error: Exception, timeout: Timeout) -> ChatError | None:
     if isinstance(error, (kinds.RequestException, urllib3.exceptions.HTTPError, http.client.IncompleteRead, OSError)):
         return errors.StreamInterrupted("the connection was cut in the middle of the reply")
     return None
+
+
+#: What OpenSSL says, and what that means.
+_TLS = (
+    ("wrong version number|record layer failure|http request|unknown protocol", "Does the server speak TLS there?"),
+    ("certificate required|handshake failure|bad certificate", "The server may want to see a certificate: see cert="),
+    ("", "See verify="),
+)
+
+
+def _tls_error(said: str) -> ChatError:
+    plain = re.sub("[_ ]+", " ", said.lower())
+    advice = next(advice for pattern, advice in _TLS if re.search(pattern, plain))
+    return errors.APIConnectionError("TLS failed", detail=said, advice=advice)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

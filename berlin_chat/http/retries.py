@@ -30,7 +30,7 @@ def is_transient(error: BaseException) -> bool:
     No connection (but for a bad certificate), a connection that was closed before the answer, and the
     statuses 408, 425, 429, 500, 502, 503, 504.
     """
-    if isinstance(error, APIConnectionError):
+    if isinstance(error, APIConnectionError) and error.status is None:
         return not _chain_has(error, ssl.SSLCertVerificationError)
     if isinstance(error, APITimeoutError):
         return isinstance(error.__cause__, requests.ConnectTimeout)

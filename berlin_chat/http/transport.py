@@ -12,7 +12,6 @@ from itertools import chain
 from typing import Any, TypeVar
 
 import requests
-from requests.adapters import HTTPAdapter
 from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import ClosedPoolError
 
@@ -21,12 +20,13 @@ from ..decoding import decompressed
 from ..errors import ChatError, ProtocolError, StreamInterrupted
 from ..json_text import document
 from ..process import after_fork, at_exit
-from ..redaction import Redactor, secrets_in_cookies, secrets_in_headers
+from ..redaction import Redactor, secrets_in_cookies, secrets_in_headers, secrets_in_session
 from ..validation import Headers, Settings, Timeout
-from .connections import Adapter, Owner, Session, close_pool, make_interruptible, working_for
+from .connections import Owner, Session, close_pool, working_for
 from .failures import explanation, page_error, status_error
 from .responses import READ_SIZE, reader
 from .retries import is_transient, retry_policy
+from .sessions import as_it_is, make_ready
 
 #: How much of an error's body is read, in bytes.
 ERROR_READ = 64 * 1024
@@ -100,7 +100,8 @@ class Transport:
     def clean(self, error: ChatError, headers: Headers) -> None:
         """Takes all secrets out of an error, those in a question's headers and all cookies included."""
         kept = (cookie.value or "" for cookie in self.session.cookies)
-        self.secrets.clean(error, [*kept, *secrets_in_cookies(self.cookies), *secrets_in_headers(headers)])
+        more = [*kept, *secrets_in_cookies(self.cookies), *secrets_in_headers(headers)]
+        self.secrets.clean(error, [*more, *secrets_in_session(self.session)])
 
     def report(self, exchange: Exchange, refusal: ChatError | None, seconds: float) -> None:
         """Logs that an exchange waits for its next attempt, and why."""
@@ -131,19 +132,16 @@ class Transport:
         try:
             with working_for(exchange):
                 # A header of None takes away the session's, as in requests.
-                request = session.prepare_request(requests.Request(method, url, headers=headers, data=body))  # type: ignore[arg-type]
+                how: Any = {"headers": headers, "data": body, "auth": session.auth or as_it_is}
+                request = session.prepare_request(requests.Request(method, url, **how))
                 if (cookies := str(request.headers.get("Cookie", ""))) and cookies not in self.cookies:
                     self.cookies.append(cookies)
                 # requests' own default is left to the session, which may be the caller's.
                 settings = session.merge_environment_settings(
-                    url, proxies, True, None if verify is True else verify, None
+                    url, proxies, True, None if verify is True else verify, self.settings.cert
                 )
-                adapter = session.get_adapter(url)
-                if isinstance(adapter, HTTPAdapter) and not isinstance(adapter, Adapter):  # it is the caller's
-                    pool = adapter.get_connection_with_tls_context(
-                        request, settings["verify"], proxies=settings["proxies"], cert=settings["cert"]
-                    )
-                    make_interruptible(pool)
+                if session is self.settings.session:
+                    make_ready(session, request, settings)
                 # Redirects are not followed: nothing is sent to an address that the caller did not choose.
                 answer = session.send(request, timeout=_time_left(exchange), allow_redirects=False, **settings)
                 if log.isEnabledFor(logging.DEBUG):

@@ -116,7 +116,8 @@ class Berlin(Provider):
                 raise refused_login(error.detail or str(error.args[0]), error.status) from error
             if isinstance(error, ProtocolError):
                 error.detail, error.body = "", None  # there may be a token in it
-            error.advice = missing_field(str(error.detail)) or error.advice
+            if error.status is not None:  # else the words are not the server's
+                error.advice = missing_field(str(error.detail)) or error.advice
             raise
         data = answer.get("data")
         token = data.get("token") if isinstance(data, dict) else None

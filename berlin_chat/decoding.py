@@ -12,6 +12,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from itertools import chain
 from typing import Any
 
@@ -381,12 +382,10 @@ _decode_json = json.JSONDecoder().decode
 def _first_loads(data: bytes) -> Any:
     """Chooses the parser at its first use, for orjson takes as long to import as this whole package."""
     global _loads
-    try:
-        with importing:
-            import orjson  # the extra [speed]
-    except ImportError:
-        _loads = _standard_loads
-    else:
+    _loads = _standard_loads
+    with importing, suppress(ImportError):
+        import orjson  # the extra [speed]
+
         _loads = _shallow(orjson.loads)
     return _loads(data)
 
@@ -441,8 +440,7 @@ def _object_or_none(line: bytes) -> dict[str, Any] | None:
 
 
 def _object_or_text(line: bytes) -> dict[str, Any] | str:
-    value = _object_or_none(line)
-    if value is not None:
+    if (value := _object_or_none(line)) is not None:
         return value
     if line.lstrip().startswith(b"{"):
         raise ProtocolError("a line that is broken JSON", detail=line)

@@ -439,9 +439,9 @@ def test_a_provider_may_be_closed_while_a_connection_too_many_is_put_away(
         close(connection)
         provider.close()
 
+    monkeypatch.setattr(HTTPConnection, "close", closing)
     with ThreadPoolExecutor(2) as pool:
         asked = [pool.submit(provider.ask, "Hi") for _ in range(2)]
-        monkeypatch.setattr(HTTPConnection, "close", closing)
         ended = [future.exception(PATIENCE) for future in asked]
     assert all(isinstance(error, (Cancelled, type(None))) for error in ended), ended
 

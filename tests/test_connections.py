@@ -430,9 +430,9 @@ def test_a_provider_may_be_closed_while_a_connection_too_many_is_put_away(
 
     def both(request: Recorded, connection: Connection) -> None:
         together.wait()
-        speak(YLOKH, ["ok"])(request, connection)
+        speak(ACYTOO, ["ok"])(request, connection)
 
-    provider = provider_for(YLOKH, both, pool_size=1)
+    provider = provider_for(ACYTOO, both, pool_size=1)
     close = HTTPConnection.close
 
     def closing(connection: HTTPConnection) -> None:

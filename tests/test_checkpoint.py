@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -650,3 +651,15 @@ def test_a_file_system_without_locks_is_warned_of(
     monkeypatch.setattr("fcntl.flock", no_locks)
     with pytest.warns(RuntimeWarning, match="cannot be locked"):
         assert len(list(ask_many(provider, prompts(2), checkpoint=path))) == 2
+
+
+@pytest.mark.parametrize("make", [deque, tuple, iter, lambda messages: dict(enumerate(messages)).values()])
+@pytest.mark.parametrize("has_keys", [False, True])
+def test_messages_in_anything_that_can_be_iterated_are_kept_and_found_again(
+    make: Callable[[Any], Any], has_keys: bool, provider: Provider, wire: Wire, path: Path
+) -> None:
+    for _ in range(2):
+        prompt = make([{"role": "user", "content": "Hi"}])
+        [answer] = ask_many(provider, {"a": prompt} if has_keys else [prompt], checkpoint=path)
+        assert answer.error is None
+    assert len(wire.asked(*YLOKH.route)) == 1

@@ -408,6 +408,30 @@ def test_every_way_to_compress_is_read_however_it_is_torn(
     assert provider_for(ACYTOO, torn).ask("Hi") == ("abcdef" if body else "")
 
 
+def test_a_provider_may_be_closed_while_a_connection_too_many_is_put_away(
+    provider_for: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """urllib3 looks into the pool once more then, which is None by now."""
+    together = threading.Barrier(2, timeout=PATIENCE)
+
+    def both(request: Recorded, connection: Connection) -> None:
+        together.wait()
+        speak(ACYTOO, ["ok"])(request, connection)
+
+    provider = provider_for(ACYTOO, both, pool_size=1)
+    close = HTTPConnection.close
+
+    def closing(connection: HTTPConnection) -> None:
+        close(connection)
+        provider.close()
+
+    monkeypatch.setattr(HTTPConnection, "close", closing)
+    with ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(provider.ask, "Hi") for _ in range(2)]
+        ended = [future.exception(PATIENCE) for future in asked]
+    assert all(isinstance(error, (Cancelled, type(None))) for error in ended), ended
+
+
 def test_a_connection_that_comes_back_while_its_pool_is_closed_is_closed_too() -> None:
     """urllib3 reads ``pool.pool`` and puts a moment later; another thread may have closed the pool in between."""
     closed = []

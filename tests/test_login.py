@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +17,7 @@ from berlin_chat import (
     Berlin,
     Cancelled,
     CancelToken,
+    InvalidRequest,
     ProtocolError,
     Provider,
     RateLimitError,
@@ -202,6 +205,40 @@ def test_a_token_that_is_given_is_used_without_a_login(provider_for: Make, wire:
     with Berlin(base_url=wire.url, token="old") as provider, pytest.raises(AuthenticationError):
         provider.ask("Hi")
     assert not wire.asked("POST", "/api/login")
+
+
+@pytest.mark.parametrize("token", ["a\r\nX-Other: 1", "a\nb", "ключ"])
+def test_a_token_that_no_header_can_hold_is_refused_where_it_is_given(token: str, wire: Wire) -> None:
+    with pytest.raises(InvalidRequest, match="token") as caught:
+        Berlin(base_url=wire.url, token=token)
+    assert token not in str(caught.value)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # that it forks with threads is the point
+@pytest.mark.parametrize("moment", ["during the parent's login", "after it"])
+def test_a_child_of_a_fork_logs_in_by_itself(moment: str, provider_for: Make, wire: Wire) -> None:
+    provider, go_on = provider_for(BERLIN, SAY_OK), threading.Event()
+
+    def first_waits(request: Recorded, connection: Connection) -> None:
+        if moment != "after it" and len(wire.asked("POST", "/api/login")) == 1:
+            assert go_on.wait(PATIENCE)
+        log_in(request, connection)
+
+    wire.on("POST", "/api/login", first_waits)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(provider.ask, "Hi")
+        wait_for(lambda: wire.asked("POST", "/api/login"))
+        if moment == "after it":
+            assert asked.result(PATIENCE) == "ok"
+        child = os.fork()
+        if not child:
+            signal.alarm(int(PATIENCE))  # ends one that hangs
+            os._exit(0 if provider.ask("Hi") == "ok" else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        go_on.set()
+        assert asked.result(PATIENCE) == "ok"
+    assert len(wire.asked("POST", "/api/login")) == 2
 
 
 def test_a_given_token_that_has_expired_is_replaced_where_there_is_an_account(provider_for: Make, wire: Wire) -> None:

@@ -99,6 +99,15 @@ def test_a_refusal_is_told_once_a_pause(clock: Clock) -> None:
     assert told == [1000.0, 1001.0]
 
 
+def test_a_later_refusal_does_not_shorten_the_pause_that_is_running(clock: Clock) -> None:
+    limiter = RateLimiter()
+    moments(limiter, clock, 1)
+    limiter.refused(5.0)
+    clock.sleep(1)
+    limiter.refused(0.5)  # of a question that was sent before
+    assert moments(limiter, clock, 1) == [5.0 - 1]
+
+
 def test_a_pause_without_a_length_and_one_too_long_are_bounded(clock: Clock) -> None:
     limiter = RateLimiter()
     limiter.refused(None)

@@ -194,3 +194,16 @@ def test_the_text_that_was_received_is_kept_as_it_is(provider_for: Make) -> None
 
     error = failing(provider_for(YLOKH, cut, api_key="sesame"))
     assert error.partial == "open sesame"
+
+
+def test_what_was_secret_does_not_stay_when_its_provider_is_gone() -> None:
+    """``re.compile`` would keep its last 512 patterns, which hold the secrets that they look for."""
+    import re
+
+    re.purge()
+    redactor = Redactor()
+    redactor.add("sesame-open-up-7")
+    assert redactor.redact("I said sesame-open-up-7.") == "I said ***."
+    for cache in ("_cache", "_cache2"):
+        kept = [str(key[1]) for key in getattr(re, cache, {})]
+        assert max(map(len, kept), default=0) < 500, "a pattern of more than one character is kept"

@@ -120,7 +120,10 @@ def _with_keys(pairs: Iterator[Any]) -> Iterator[Asked]:
 
 
 def _kept(prompt: Messages) -> Messages:
-    return list(prompt) if isinstance(prompt, Iterator) else prompt
+    """The prompt; of messages that stand in anything but a list, such as a deque or a generator, a list."""
+    if isinstance(prompt, (str, bytes, bytearray, list, tuple, Mapping)) or not isinstance(prompt, Iterable):
+        return prompt
+    return list(prompt)
 
 
 def written(key: Any) -> Any:

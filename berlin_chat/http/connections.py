@@ -165,11 +165,9 @@ class Stack:
 
         Never raises queue.Full: what urllib3 does then fails where its pool is closed in the meantime.
         """
-        if connection is None:
-            return
-        if len(self._idle) >= self._maxsize:
+        if connection is not None and len(self._idle) >= self._maxsize:
             connection.close()
-        else:
+        elif connection is not None:
             self._idle.append(connection)
         if self._closed:  # in the meantime
             self.close()

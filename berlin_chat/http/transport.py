@@ -336,11 +336,7 @@ class Exchange(Owner):
             return ahead
         read, encoding = reader(response)
         received = self._received(response, read)
-        if encoding == "identity":
-            content = received
-        else:
-            is_framed = "Content-Length" in response.headers or "Transfer-Encoding" in response.headers
-            content = self._decompressed(received, encoding, is_framed)
+        content = received if encoding == "identity" else self._decompressed(received, encoding, response.headers)
         return _limited(content, self.settings.max_reply_bytes)
 
     def _received(self, response: requests.Response, read: Callable[[int], bytes]) -> Iterator[bytes]:
@@ -358,8 +354,8 @@ class Exchange(Owner):
             yield data
         self._read_to_end(response)
 
-    def _decompressed(self, received: Iterator[bytes], encoding: str, is_framed: bool) -> Iterator[bytes]:
-        for data in decompressed(received, encoding, may_be_empty=is_framed):
+    def _decompressed(self, received: Iterator[bytes], encoding: str, headers: Mapping[str, str]) -> Iterator[bytes]:
+        for data in decompressed(received, encoding, "Content-Length" in headers or "Transfer-Encoding" in headers):
             yield data
             self.check()  # much may come of little
 

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import socket
+import threading
+import time
 import traceback
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 
 import pytest
+import requests
 
 from berlin_chat import (
+    Acytoo,
     APIConnectionError,
     APIStatusError,
+    APITimeoutError,
+    Cancelled,
+    CancelToken,
     ChatError,
     InvalidRequest,
     ProtocolError,
     Provider,
+    RateLimitError,
     StreamInterrupted,
 )
 from berlin_chat.decoding import decompressed
@@ -27,6 +37,7 @@ from wire import (
     BERLIN,
     H2O,
     OPENAI,
+    PATIENCE,
     YLOKH,
     Chunked,
     ChunkedGzip,
@@ -34,7 +45,9 @@ from wire import (
     Recorded,
     Script,
     Speech,
+    Stopwatch,
     Wire,
+    speak,
     wait_for,
 )
 
@@ -289,3 +302,169 @@ def test_a_little_that_becomes_much_ends_at_the_limit(
         sizes.clear()
         assert "longer than 1048576 bytes" in str(failing(provider, wire))
         assert 2**20 < sum(sizes) < 2 * 2**20
+
+
+# What the fault matrix has found
+
+
+@needs_proc
+@pytest.mark.parametrize("status", [302, 401, 403, 404, 429, 500, 503])
+@pytest.mark.parametrize("then", ["silence", "a byte at a time", "the end"])
+def test_a_status_is_told_although_its_body_never_comes(
+    status: int, then: str, provider_for: Make, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "ERROR_SECONDS", 0.1)
+    begun = head("Content-Type: application/json", "Content-Length: 1000").replace(b"200 OK", b"%d Said" % status)
+
+    def script(request: Recorded, connection: Connection) -> None:
+        connection.send(begun + b'{"error"')
+        while then == "a byte at a time" and not connection.gone.wait(0.02):
+            connection.send(b" ")
+        if then == "silence":
+            connection.wait_until_client_closes()
+        connection.close()
+
+    error = failing(provider_for(OPENAI, script, timeout=PATIENCE), wire)
+    assert error.status == status
+    assert error.body == '{"error"' or then == "a byte at a time"
+
+
+def test_a_cancel_while_an_errors_body_is_awaited_is_a_cancel(provider_for: Make) -> None:
+    token = CancelToken()
+
+    def script(request: Recorded, connection: Connection) -> None:
+        connection.send(head("Content-Length: 1000").replace(b"200 OK", b"500 Said"))
+        token.cancel()
+        connection.wait_until_client_closes()
+
+    with pytest.raises(Cancelled):
+        provider_for(ACYTOO, script).ask("Hi", cancel=token)
+
+
+def test_bytes_behind_the_end_cannot_keep_the_caller(provider_for: Make) -> None:
+    """Empty blocks of gzip, a byte at a time, never become a part of the body, and no read of them is silent."""
+
+    def script(request: Recorded, connection: Connection) -> None:
+        pack = zlib.compressobj(wbits=31)
+        connection.send(head("Content-Type: text/event-stream", "Content-Encoding: gzip", "Connection: close"))
+        connection.send(pack.compress(b"".join(OPENAI.parts(["a"]))) + pack.flush(zlib.Z_SYNC_FLUSH))
+        while not connection.gone.wait(0.02):
+            connection.send(b"\0\0\0\xff\xff")
+
+    watch = Stopwatch()
+    assert provider_for(OPENAI, script).ask("Hi") == "a"
+    assert watch.undisturbed < 2
+
+
+@pytest.mark.parametrize("data", [zlib.compress(b"", wbits=31), b"\0\0\0\xff\xff"], ids=["members", "blocks"])
+def test_gzip_that_holds_nothing_ends_at_the_limit(data: bytes, speech: Speech, provider_for: Make) -> None:
+    start = b"" if data.startswith(b"\x1f") else zlib.compressobj(wbits=31).flush(zlib.Z_SYNC_FLUSH)
+
+    def script(request: Recorded, connection: Connection) -> None:
+        connection.send(head(f"Content-Type: {speech.kind}", "Content-Encoding: gzip", "Connection: close") + start)
+        with suppress(OSError):
+            while True:
+                connection.send(data * 2000)
+
+    with pytest.raises(ProtocolError, match="longer than 1000000 bytes"):
+        provider_for(speech, script, max_reply_bytes=1_000_000).ask("Hi")
+
+
+@pytest.mark.parametrize("deadline", [None, 60])
+def test_a_request_that_is_not_taken_is_a_timeout_and_is_not_sent_again(deadline: float | None) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.listen(1)
+    with listener, Acytoo(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=(5, 0.2)) as provider:
+        with pytest.raises(APITimeoutError, match=r"could not be written within 0\.2 s") as caught:
+            provider.ask("x" * 30_000_000, deadline=deadline)
+        assert caught.value.attempts == 1
+
+
+def test_a_long_request_on_a_kept_connection_has_time(provider_for: Make, wire: Wire) -> None:
+    """The reply before it was read to its end within a moment, and that moment is not the time for the next request."""
+    slow = threading.Event()
+
+    class Slow(Connection):
+        def read_request(self) -> Recorded | None:
+            if slow.is_set():
+                time.sleep(0.3)
+            return super().read_request()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("wire.Connection", Slow)
+
+        def script(request: Recorded, connection: Connection) -> None:
+            slow.set()
+            speak(OPENAI, ["a"])(request, connection)
+
+        provider = provider_for(OPENAI, script)
+        assert provider.ask("Hi") == "a"
+        assert provider.ask("x" * 30_000_000) == "a"
+    assert len(wire.connections) == 1
+
+
+@pytest.mark.parametrize("location", ["http://a\x01b\x7f/", "http://[::1", "/elsewhere"])
+def test_a_redirect_is_neither_read_nor_parsed_by_a_session_of_the_callers(location: str, wire: Wire) -> None:
+    sent = []
+
+    def script(request: Recorded, connection: Connection) -> None:
+        lines = (f"Location: {location}", "Content-Encoding: gzip", "Connection: close")
+        connection.send(head(*lines).replace(b"200 OK", b"302 Found"))
+        pack = zlib.compressobj(wbits=31)
+        with suppress(OSError):
+            while len(sent) < 64:
+                connection.send(pack.compress(os.urandom(2**20)) + pack.flush(zlib.Z_SYNC_FLUSH))
+                sent.append(1)
+        connection.close()
+
+    wire.routes[:] = [(*ACYTOO.route, script)]
+    with requests.Session() as session, Acytoo(base_url=wire.url, session=session, retries=0) as provider:
+        with pytest.raises(ProtocolError, match="redirects to") as caught:
+            provider.ask("Hi")
+        assert caught.value.status == 302
+    assert len(sent) < 30
+
+
+def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next_one(provider_for: Make, wire: Wire) -> None:
+    """It comes when urllib3 has looked whether the kept connection is good, and before the request is sent."""
+    provider = provider_for(ACYTOO, speak(ACYTOO, ["right"]))
+    assert provider.ask("Hi") == "right"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("urllib3.connectionpool.is_connection_dropped", lambda connection: False)
+        wire.connections[0].send(whole("text/plain", b"poison"))
+        assert provider.ask("Hi") == "right"
+    assert len(wire.connections) == 2
+
+
+def test_a_line_of_the_head_that_is_no_header_is_broken_http(speech: Speech, provider_for: Make, wire: Wire) -> None:
+    """All behind it would be lost, such as the length of the body or its encoding."""
+    answer = head("Content-Type: text/plain", "no header", "Content-Length: 5") + b"hello"
+    assert "no header" in str(failing(provider_for(speech, saying(answer)), wire))
+
+
+def test_an_error_as_json_with_a_200_is_told_by_h2o(provider_for: Make, wire: Wire) -> None:
+    for kind in ("application/json", "text/event-stream", "text/plain"):
+        error = failing(provider_for(H2O, saying(whole(kind, b'{"error": "out of order"}'))), wire)
+        assert (type(error), error.detail) == (APIStatusError, "out of order")
+
+
+@pytest.mark.parametrize("kind", ["Application/JSON", "application/problem+json"])
+def test_an_error_as_json_with_a_200_is_told_by_acytoo(kind: str, provider_for: Make, wire: Wire) -> None:
+    error = failing(provider_for(ACYTOO, saying(whole(kind, b'{"error": "out of order"}'))), wire)
+    assert (type(error), error.detail) == (APIStatusError, "out of order")
+
+
+@pytest.mark.parametrize("name", [b"null", b"5", b"[]", b'""', b"true"])
+def test_the_name_of_a_model_is_a_text(name: bytes, provider_for: Make, wire: Wire) -> None:
+    provider = provider_for(OPENAI, saying(b""))
+    wire.on("GET", "/v1/models", saying(whole("application/json", b'{"data": [{"id": %b}]}' % name)))
+    with pytest.raises(ProtocolError, match=r"without data\[\]\.id"):
+        provider.models()
+
+
+@pytest.mark.parametrize("value", ["1e309", "9" * 400, "NaN", "Infinity", "1_0", "\xb2", "-1", ""])
+def test_a_retry_after_that_is_no_number_of_seconds_is_none(value: str, provider_for: Make) -> None:
+    provider = provider_for(ACYTOO, lambda request, connection: connection.respond(429, b"", {"Retry-After": value}))
+    with pytest.raises(RateLimitError) as caught:
+        provider.ask("Hi")
+    assert caught.value.retry_after is None

@@ -78,7 +78,7 @@ class Connection:
     def reset(self) -> None:
         """Closes with a RST instead of a FIN."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
-        self.close()
+        self.sock.close()  # without a shutdown, which would send a FIN before it
 
     def close(self) -> None:
         try:

@@ -24,8 +24,9 @@ from requests.cookies import RequestsCookieJar
 from requests.structures import CaseInsensitiveDict
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.util.wait import wait_for_read
 
-from ..cancellation import Limits, Stoppable
+from ..cancellation import Deadline, Limits, Stoppable
 from ..validation import is_loopback
 from ..version import __version__
 from .connecting import Connecting, check_proxy
@@ -33,6 +34,7 @@ from .responses import BufferedResponse
 
 #: How much is written before the deadline is looked at again, in bytes: what one TLS record holds.
 WRITE_SIZE = 16 * 1024
+_NO_DEADLINE = Deadline(None)
 #: The user agent of every request, unless the caller gives another.
 USER_AGENT = f"berlin-chat/{__version__}"
 #: What requests reads of the environment for each request.
@@ -47,10 +49,14 @@ class Owner(Stoppable):
 
     The socket is taken by whoever comes first: the thread that has done with it, or the one that shuts it down. So an
     interrupt never hits a connection that has gone on to its next user, and nobody waits for anybody.
+
+    Attributes:
+        write_timeout: how long it may take until some of a request is taken, in seconds; None for no limit.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, write_timeout: float | None = None) -> None:
         super().__init__(limits)
+        self.write_timeout = write_timeout
         self._socket: list[Any] = []  # at most one
 
     def attach(self, sock: Any) -> None:
@@ -102,8 +108,17 @@ class working_for:
         return getattr(cls._thread, "owner", None)
 
 
+class StaleConnection(ConnectionError):
+    """A kept connection has something to read, which would be taken for the answer to what was about to be sent.
+
+    urllib3 looks for that when it takes a connection from its pool; this is the last look, right before it is used.
+    """
+
+
 class Interruptible(Connecting):
     """Mixed into urllib3's connection classes: tells the exchange that this thread works for which socket it uses."""
+
+    _kept = False  # from an earlier request, and nothing was sent since
 
     @property
     def owner(self) -> Owner | None:
@@ -112,6 +127,7 @@ class Interruptible(Connecting):
     def request(self, *args: Any, **kwargs: Any) -> Any:
         if self.sock is not None and (owner := working_for.current()) is not None:
             owner.attach(self.sock)
+            self._kept = True
         return super().request(*args, **kwargs)  # type: ignore[misc]
 
     def getresponse(self) -> Any:
@@ -131,14 +147,21 @@ class Interruptible(Connecting):
             raise BrokenPipeError(errno.EPIPE, "the server has closed the connection") from None
 
     def _send(self, data: Any) -> None:
+        """Writes it in parts, each of which may wait for as long as a read, but not beyond the deadline.
+
+        The socket's own timeout is that of connecting, or on a kept connection what its last use has left there, and
+        would be for all of it.
+        """
         owner = working_for.current()
-        if owner is None or owner.deadline is None or not isinstance(data, bytes):
+        if owner is None or not isinstance(data, bytes):
             return super().send(data)  # type: ignore[misc,no-any-return]
         if self.sock is None:
             self.connect()
-        timeout = self.sock.gettimeout()
+        elif self._kept and wait_for_read(self.sock, timeout=0):
+            raise StaleConnection("the server has said what nobody asked for")
+        self._kept = False
         for begin in range(0, len(data), WRITE_SIZE):
-            owner.deadline.limit(self.sock, timeout)
+            (owner.deadline or _NO_DEADLINE).limit(self.sock, owner.write_timeout)
             super().send(data[begin : begin + WRITE_SIZE])  # type: ignore[misc]
         return None
 

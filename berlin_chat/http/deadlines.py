@@ -24,6 +24,11 @@ class LimitedReader(io.RawIOBase):
         self._limit()
         return self._raw.readinto(buffer)  # type: ignore[no-any-return]
 
+    def read1(self, size: int) -> bytes:
+        """Reads what has arrived, some of which may wait in the buffer of what this was made of."""
+        self._limit()
+        return self._raw.read1(size)  # type: ignore[no-any-return]
+
     def recv(self, size: int) -> bytes:
         self._limit()
         return self._sock.recv(size)  # type: ignore[no-any-return]

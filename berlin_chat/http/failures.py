@@ -64,6 +64,11 @@ def event_error(data: bytes, expected: str) -> ChatError:
     return errors.ProtocolError(f"an event without {expected}", detail=data, status=200, body=data)
 
 
+def said_error(body: bytes) -> ChatError:
+    """Returns the error for an answer with a status of success that is JSON where a reply is none: the server's own."""
+    return errors.APIStatusError("the server says", detail=reason_in(body), status=200, body=body)
+
+
 def object_error(value: dict[str, Any] | str, first: bool) -> ChatError:
     """Returns the error for an object without a text, or for a line that is no object: the server's own."""
     line = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -107,7 +112,7 @@ def reason_of(value: dict[str, Any]) -> str:
 def explanation(error: Exception, timeout: Timeout) -> ChatError | None:
     """Returns what a failure of requests, urllib3 or the socket means, if it is one."""
     connect, read = timeout
-    chain = list(_causes(error))
+    chain = list(causes(error))
     root = str(chain[-1]) or type(chain[-1]).__name__
     kinds = requests.exceptions
     if "handshake operation timed out" in root:  # requests calls it a read
@@ -133,6 +138,8 @@ def explanation(error: Exception, timeout: Timeout) -> ChatError | None:
         status = int(answered[1]) if answered else None
         return errors.APIConnectionError("no connection through the proxy", detail=root, advice=_PROXY, status=status)
     if isinstance(error, kinds.ConnectionError):
+        if any(isinstance(cause, TimeoutError) for cause in chain):  # while writing: of a read it makes a ReadTimeout
+            return errors.APITimeoutError(f"the request could not be written within {read} s", advice="See timeout=")
         if any(_is_bad_http(cause) for cause in chain):
             return errors.ProtocolError("the server does not speak HTTP", detail=root, advice="Check base_url")
         if any(isinstance(cause, urllib3.exceptions.NewConnectionError) for cause in chain):
@@ -161,7 +168,7 @@ def _tls_error(said: str) -> ChatError:
     return errors.APIConnectionError("TLS failed", detail=said, advice=advice)
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def causes(error: BaseException | None) -> Iterator[BaseException]:
     """An exception and those inside it, the innermost last, as requests and urllib3 nest them."""
     while error is not None:
         yield error

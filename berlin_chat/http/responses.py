@@ -5,23 +5,29 @@ What ``http.client`` does not offer is added to it, at the place that it has for
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.client
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from email.errors import MissingHeaderBodySeparatorDefect
+from itertools import chain
 from typing import Any
 
 import requests
 from urllib3.response import BaseHTTPResponse
 
-from ..cancellation import Stoppable
+from ..cancellation import Deadline, Stoppable
 from ..decoding import ChunkedDecoder
+from ..errors import ProtocolError
 from .deadlines import LimitedReader
 
 #: How much one read asks for, in bytes.
 READ_SIZE = 64 * 1024
 #: How many informational answers (1xx) may stand before the real one.
 MAX_INFORMATIONAL = 100
+#: How much of a body is looked at to tell what it is, in bytes.
+LABEL_READ = 6
 
 
 class BufferedResponse(http.client.HTTPResponse):
@@ -32,11 +38,21 @@ class BufferedResponse(http.client.HTTPResponse):
 
     def __init__(self, sock: Any, *args: Any, owner: Stoppable | None, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
+        self._sock = sock
         self._recv = sock.recv
         self._decoder: ChunkedDecoder | None = None
-        if owner is not None and owner.deadline is not None:
+        self._limited = owner is not None and owner.deadline is not None
+        if owner is not None and self._limited:
             limited = LimitedReader(sock, owner, self.fp.detach())
             self.fp = io.BufferedReader(limited)
+            self._recv = limited.recv
+
+    def keep_deadline(self, owner: Stoppable) -> None:
+        """From now on no read goes beyond the owner's deadline, which was given one while the body was read."""
+        if not self._limited and self.fp is not None:
+            self._limited = True
+            limited = LimitedReader(self._sock, owner, self.fp)
+            self.fp = limited  # type: ignore[assignment]
             self._recv = limited.recv
 
     def _read_status(self) -> tuple[str, int, str]:
@@ -61,6 +77,8 @@ class BufferedResponse(http.client.HTTPResponse):
 
     def _check_framing(self) -> None:
         """RFC 9112, section 6.3: a body whose end is not known for sure is none."""
+        if any(isinstance(defect, MissingHeaderBodySeparatorDefect) for defect in self.headers.defects):
+            raise http.client.HTTPException("a line of the head is no header")  # all behind it is lost
         if coding := ", ".join(self.headers.get_all("Transfer-Encoding", ())):
             if coding.lower() not in ("chunked", "identity"):
                 raise http.client.HTTPException(f"Transfer-Encoding: {coding}")
@@ -105,9 +123,13 @@ class _Head:
 
     def __init__(self, file: Any) -> None:
         self._file = file
+        self._first = True
 
     def readline(self, size: int) -> bytes:
         line: bytes = self._file.readline(size)
+        first, self._first = self._first, False
+        if first and not line.startswith(b"HTTP/"[: len(line)]):
+            return line  # it is none, whole or not
         if not line.endswith(b"\n") and len(line) < size:
             raise http.client.RemoteDisconnected("the connection was closed in the middle of the head")
         return line
@@ -132,3 +154,46 @@ def reader(response: requests.Response) -> tuple[Callable[[int], bytes], str]:
     ours = getattr(raw, "_original_response", None)
     read = ours.read1 if isinstance(ours, BufferedResponse) else functools.partial(raw.read1, decode_content=False)
     return read, response.headers.get("Content-Encoding", "identity")
+
+
+@contextlib.contextmanager
+def _within(owner: Stoppable, response: requests.Response, seconds: float) -> Iterator[None]:
+    """Within it, reading the body ends after so many seconds, and not behind the owner's deadline."""
+    before = owner.deadline
+    owner.deadline = Deadline(seconds if before is None else before.left(seconds))
+    ours = getattr(response.raw, "_original_response", None)
+    if isinstance(ours, BufferedResponse):
+        ours.keep_deadline(owner)
+    try:
+        yield
+    finally:
+        owner.deadline = before
+
+
+def start_of(body: Iterator[bytes], response: requests.Response, owner: Stoppable, seconds: float, most: int) -> bytes:
+    """Returns what comes of a body within so many seconds, until it is so long, whatever happens to it then."""
+    found, size = [], 0
+    with contextlib.suppress(Exception), _within(owner, response, seconds):
+        for data in body:
+            found.append(data)
+            size += len(data)
+            if size >= most:
+                break
+    return b"".join(found)
+
+
+def limited(chunks: Iterator[bytes], most: int) -> Iterator[bytes]:
+    """Yields them as long as they are ``most`` bytes together; raises ProtocolError past that."""
+    left = most
+    for data in chunks:
+        if (left := left - len(data)) < 0:
+            raise ProtocolError(f"the answer is longer than {most} bytes", advice="See max_reply_bytes=")
+        yield data
+
+
+def peeked(body: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
+    """How a body begins, without spaces, and the whole of it."""
+    start = b""
+    while len(start) < LABEL_READ and (data := next(body, b"")):
+        start = (start + data).lstrip()
+    return start, chain([start], body)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
+from math import isfinite
 from time import time
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,8 @@ TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 FIRST_WAIT, LONGEST_WAIT = 0.25, 8.0
 #: The longest ``Retry-After`` that is obeyed, in seconds.
 LONGEST_RETRY_AFTER = 60.0
+#: What it may be beside a date; the standard has no fractions, but some servers do.
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?")
 
 
 def is_transient(error: BaseException) -> bool:
@@ -81,13 +85,14 @@ def retry_after(headers: Any) -> float | None:
     >>> retry_after({"Retry-After": "3"})
     3.0
     """
-    value = headers.get("Retry-After")
+    value = (headers.get("Retry-After") or "").strip()
     if not value:
         return None
     try:
-        return max(float(value), 0.0) if value.strip()[:1].isdigit() else _seconds_until(value)
-    except (ValueError, TypeError, OverflowError):
+        seconds = float(value) if _SECONDS.fullmatch(value) else _seconds_until(value)
+    except (ValueError, TypeError, OverflowError, IndexError):
         return None
+    return seconds if isfinite(seconds) else None
 
 
 def _seconds_until(date: str) -> float:

@@ -8,35 +8,32 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from itertools import chain
 from typing import Any, TypeVar
 
 import requests
 from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import ClosedPoolError
 
-from ..cancellation import Deadline, Limits
+from ..cancellation import Limits
 from ..decoding import decompressed
-from ..errors import ChatError, ProtocolError, StreamInterrupted
+from ..errors import ChatError
 from ..json_text import document
 from ..process import after_fork, at_exit
 from ..redaction import Redactor, secrets_in_cookies, secrets_in_headers, secrets_in_session
 from ..validation import Headers, Settings, Timeout
-from .connections import Owner, Session, close_pool, working_for
-from .failures import explanation, page_error, status_error
-from .responses import READ_SIZE, reader
+from .connections import Owner, Session, StaleConnection, close_pool, working_for
+from .failures import causes, explanation, page_error, status_error
+from .responses import READ_SIZE, limited, peeked, reader, start_of
 from .retries import is_transient, retry_policy
 from .sessions import as_it_is, make_ready
 
-#: How much of an error's body is read, in bytes.
-ERROR_READ = 64 * 1024
+#: How much of an error's body is read, in bytes, and for how long, in seconds: its status has come already.
+ERROR_READ, ERROR_SECONDS = 64 * 1024, 1.0
 #: How long, and how much, is read after the end marker so that the connection can be used again.
 DRAIN_SECONDS, DRAIN_BYTES = 0.05, 64 * 1024
 
 #: How a body begins that is a reply although it is labelled as a web page.
 NO_PAGE = (b"{", b":", b"data:", b"event:", b"id:", b"retry:", b"error:")
-#: How much of it is looked at, in bytes: as long as the longest of these.
-LABEL_READ = 6
 
 T = TypeVar("T")
 log = logging.getLogger("berlin_chat")
@@ -118,10 +115,10 @@ class Transport:
             try:
                 return self._send(exchange, method, url, headers, body)
             except requests.ConnectionError as error:
-                if not (error.args and isinstance(error.args[0], ClosedPoolError)):
+                if not any(isinstance(cause, (ClosedPoolError, StaleConnection)) for cause in causes(error)):
                     raise
-                # Its pool was closed before it was used, so nothing was sent. An exchange that is not over by that,
-                # such as one that deletes, goes on with a pool that is not.
+                # Its pool was closed before it was used, or the connection was no longer good, so nothing was sent. An
+                # exchange that is not over by that, such as one that deletes, goes on with another.
                 exchange.check()
 
     def _send(
@@ -190,7 +187,7 @@ class Exchange(Owner):
     """
 
     def __init__(self, transport: Transport, limits: Limits, settings: Settings) -> None:
-        super().__init__(limits)
+        super().__init__(limits, settings.timeout[1])
         self.transport = transport
         self.settings = settings
         self.attempts = 1
@@ -309,14 +306,16 @@ class Exchange(Owner):
         if status in accept:
             return response
         if not 200 <= status < 300:
-            refusal = status_error(response, _start_of(self.chunks(response)))
+            refusal = status_error(response, self.said(response))
             if status == 429 and self.limits.limiter is not None:
                 self.limits.limiter.refused(refusal.retry_after)
             raise refusal
         if "text/html" in response.headers.get("Content-Type", "").lower():
-            start, self._ahead = _peeked(self.chunks(response))
-            if not any_label or not start.startswith(NO_PAGE):
-                raise page_error(response, _start_of(self.chunks(response)))
+            start = b""
+            if any_label:
+                start, self._ahead = peeked(self.chunks(response))
+            if not start.startswith(NO_PAGE):
+                raise page_error(response, self.said(response))
         return response
 
     # Bodies
@@ -335,9 +334,10 @@ class Exchange(Owner):
             ahead, self._ahead = self._ahead, None
             return ahead
         read, encoding = reader(response)
-        received = self._received(response, read)
-        content = received if encoding == "identity" else self._decompressed(received, encoding, response.headers)
-        return _limited(content, self.settings.max_reply_bytes)
+        received, most = self._received(response, read), self.settings.max_reply_bytes
+        if encoding != "identity":  # much may hold nothing
+            received = self._decompressed(limited(received, most), encoding, response.headers)
+        return limited(received, most)
 
     def _received(self, response: requests.Response, read: Callable[[int], bytes]) -> Iterator[bytes]:
         while True:
@@ -363,6 +363,21 @@ class Exchange(Owner):
         """Returns the body's JSON object; raises ProtocolError where it holds none, or is endless."""
         return document(self.chunks(response))
 
+    def said(self, response: requests.Response, body: Iterator[bytes] | None = None) -> bytes:
+        """Returns the start of a body that tells of an error, or what of it comes soon enough.
+
+        Args:
+            body: what ``chunks`` gave, where some of it was read.
+
+        Raises:
+            Cancelled: in the meantime.
+        """
+        body = self.chunks(response) if body is None else body
+        start = start_of(body, response, self, ERROR_SECONDS, ERROR_READ)
+        if self._stopped:
+            self.check()
+        return start
+
     def drain(self, response: requests.Response, rest: Iterator[bytes] | None = None) -> bytes:
         """Reads what follows the end of a reply, so that the connection is used again, and returns it.
 
@@ -372,20 +387,8 @@ class Exchange(Owner):
         Args:
             rest: what ``chunks`` gave, where some of the body was read.
         """
-        before, found, size = self.deadline, [], 0
-        seconds = DRAIN_SECONDS if before is None else before.left(DRAIN_SECONDS)
-        self.deadline = Deadline(seconds)
         rest = self.chunks(response) if rest is None else rest
-        with contextlib.suppress(Exception):  # the reply is complete, whatever happens here
-            while size < DRAIN_BYTES:
-                for sock in self._socket:  # none for a mock
-                    self.deadline.limit(sock, seconds)
-                if (data := next(rest, None)) is None:
-                    break
-                found.append(data)
-                size += len(data)
-        self.deadline = before
-        return b"".join(found)
+        return start_of(rest, response, self, DRAIN_SECONDS, DRAIN_BYTES)
 
     # Errors
 
@@ -411,31 +414,3 @@ def _time_left(exchange: Exchange) -> Timeout:
     if exchange.deadline is None:
         return connect, read
     return exchange.deadline.left(connect) or 0.001, exchange.deadline.left(read) or 0.001
-
-
-def _limited(chunks: Iterator[bytes], most: int) -> Iterator[bytes]:
-    """Yields them as long as they are ``most`` bytes together; raises ProtocolError past that."""
-    left = most
-    for data in chunks:
-        if (left := left - len(data)) < 0:
-            raise ProtocolError(f"the answer is longer than {most} bytes", advice="See max_reply_bytes=")
-        yield data
-
-
-def _start_of(body: Iterator[bytes]) -> bytes:
-    """The start of a body that belongs to an error."""
-    start = b""
-    with contextlib.suppress(StreamInterrupted, ProtocolError):
-        for data in body:
-            start += data
-            if len(start) >= ERROR_READ:
-                break
-    return start
-
-
-def _peeked(body: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
-    """How a body begins, without spaces, and the whole of it."""
-    start = b""
-    while len(start) < LABEL_READ and (data := next(body, b"")):
-        start = (start + data).lstrip()
-    return start, chain([start], body)

@@ -7,8 +7,7 @@ from email.message import Message
 from typing import TYPE_CHECKING, Any
 
 from ..decoding import text
-from ..errors import APIStatusError
-from ..http.failures import reason_in
+from ..http.failures import said_error
 from ..http.transport import Exchange
 from ..messages import as_text
 from ..provider import Provider
@@ -63,9 +62,8 @@ class Acytoo(Provider):
         metadata.model = self.default_model
         response = exchange.post("/api/completions", body, headers={"Accept": "*/*"})
         kind, charset = _content_type(response.headers.get("Content-Type") or "text/plain")
-        if kind == "application/json":  # a 200 that is no reply
-            found = b"".join(exchange.chunks(response))
-            raise APIStatusError("the server says", detail=reason_in(found), status=200, body=found)
+        if kind == "application/json" or kind.endswith("+json"):  # a 200 that is no reply
+            raise said_error(exchange.said(response))
         yield from text(exchange.chunks(response), charset)
 
 

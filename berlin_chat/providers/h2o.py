@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, quote_plus
 from uuid import uuid4
@@ -10,7 +11,7 @@ from uuid import uuid4
 from ..decoding import events
 from ..errors import ChatError, ProtocolError, StreamInterrupted
 from ..http.cleanup import RemoteResource, RemoteResources
-from ..http.failures import event_error, settings_advice
+from ..http.failures import event_error, said_error, settings_advice
 from ..http.login import Login
 from ..http.transport import Exchange
 from ..json_text import parse
@@ -78,7 +79,11 @@ class H2o(Provider):
                 path = conversation.create()
             conversation.at_work = True
             response = exchange.post(path, body, headers=self._headers())
-            for data in events(exchange.chunks(response)):
+            chunks = exchange.chunks(response)
+            start = next(chunks, b"")
+            if start.lstrip().startswith(b"{"):  # no event begins like that
+                raise said_error(exchange.said(response, chain([start], chunks)))
+            for data in events(chain([start], chunks)):
                 text, ended = _token(data)
                 if ended:
                     break

@@ -117,10 +117,12 @@ class OpenAICompatible(Provider):
 
     def model_names(self, exchange: Exchange) -> list[str]:
         answer = exchange.json(exchange.request("GET", f"{self._api}/models{self._query}", headers=self._headers))
-        try:
-            return [str(model["id"]) for model in answer["data"]]
-        except (KeyError, TypeError):
-            raise ProtocolError("a list of models without data[].id", detail=str(answer), status=200) from None
+        names: list[Any] = []
+        if isinstance(found := answer.get("data"), list):
+            names = [isinstance(model, dict) and model.get("id") for model in found]
+        if not isinstance(found, list) or not all(isinstance(name, str) and name for name in names):
+            raise ProtocolError("a list of models without data[].id", detail=str(answer), status=200)
+        return names
 
     def _ask(self, exchange: Exchange, body: bytes) -> requests.Response:
         address, how = f"{self._api}/chat/completions{self._query}", {"headers": self._headers, "any_label": True}

@@ -93,7 +93,7 @@ class Completion:
             for line in self._lines.feed(rest + _END):
                 self._note_behind(line)
 
-    def finish(self, end: str) -> Iterator[str]:
+    def finish(self, end: str) -> Iterator[str | Event]:
         """Yields what was kept back, and notes what was collected.
 
         Args:
@@ -108,8 +108,8 @@ class Completion:
         if not self.finished and end != "close" and not (end == "done" and self.done):
             missing = "a finish_reason" if end == "finish_reason" else "[DONE] or a finish_reason"
             raise StreamInterrupted(f"the stream ended without {missing}", advice=ENDS[end])
-        if self._text.held:
-            yield "\ufffd"
+        texts = zip(("text", "reasoning", "refusal"), self._texts, strict=True)
+        yield from ("\ufffd" if kind == "text" else Event(kind, "\ufffd") for kind, text in texts if text.held)
         self._metadata.tool_calls = self._calls.whole()
         self._metadata.reasoning = self._reasoning.whole() or None
         self._metadata.refusal = self._refusal.whole() or None

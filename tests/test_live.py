@@ -187,6 +187,16 @@ def test_one_that_is_left_or_refused_keeps_nothing_in_the_callers_token(provider
     assert not token._callbacks
 
 
+@pytest.mark.parametrize("key", ["reasoning_content", "refusal"])
+def test_half_of_a_character_at_the_end_of_thinking_or_refusal_is_told_as_in_the_reply(
+    key: str, provider_for: Make
+) -> None:
+    provider = provider_for(OPENAI, says({"content": "a"}, {key: "Hm\ud83d"}))
+    with provider.open("Hi") as live:
+        told = "".join(event.text for event in live.events() if event.kind != "text")
+    assert told == (live.reply.reasoning or live.reply.refusal) == "Hm\ufffd"
+
+
 def test_a_torn_pair_in_the_arguments_is_put_together_in_the_events(provider_for: Make) -> None:
     halves = ('{"a":"\ud83d', '\ude42"}')
     deltas = [

@@ -138,12 +138,13 @@ class BufferedResponse(http.client.HTTPResponse):
         finally:
             if self.fp is not None:
                 self.fp = file
-        if self.status == http.HTTPStatus.SWITCHING_PROTOCOLS:
-            self.will_close = True  # what follows is no HTTP
+        self.will_close |= self.status == http.HTTPStatus.SWITCHING_PROTOCOLS  # what follows is no HTTP
         self._check_framing()
 
     def _check_framing(self) -> None:
         """RFC 9112, section 6.3: a body whose end is not known for sure is none."""
+        if self.headers.defects:  # a line that is no field, behind which http.client reads none of the others
+            raise http.client.HTTPException("a line of the head is no header field")
         if coding := ", ".join(self.headers.get_all("Transfer-Encoding", ())):
             if coding.lower() not in ("chunked", "identity"):
                 raise http.client.HTTPException(f"Transfer-Encoding: {coding}")

@@ -16,7 +16,7 @@ from ..http.transport import Exchange
 from ..json_text import parse
 from ..messages import flatten
 from ..provider import Provider
-from ..reply import Metadata
+from ..reply import Metadata, Text
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -78,8 +78,10 @@ class H2o(Provider):
                 path = conversation.create()
             conversation.at_work = True
             response = exchange.post(path, body, headers=self._headers())
+            told = Text()
             for data in events(exchange.chunks(response)):
                 text, ended = _token(data)
+                text = told.feed(text)
                 if ended:
                     break
                 if text:
@@ -87,7 +89,7 @@ class H2o(Provider):
             else:
                 raise StreamInterrupted("the stream ended without generated_text")
             conversation.at_work = False
-            if text:
+            if text := text + ("\ufffd" if told.held else ""):
                 yield text
             exchange.drain(response)
         except ChatError as error:

@@ -15,7 +15,7 @@ from ..http.transport import Exchange
 from ..messages import flatten
 from ..provider import Provider
 from ..redaction import secrets_in_fields
-from ..reply import Metadata
+from ..reply import Metadata, Text
 from ..validation import checked_fields, checked_header
 
 if TYPE_CHECKING:
@@ -135,11 +135,14 @@ class Berlin(Provider):
 
 def _contents(found: Iterator[dict[str, Any] | str]) -> Iterator[str]:
     value: Any = {}
+    text = Text()
     for number, value in enumerate(found):
         piece = None if isinstance(value, str) else value.get("content")
         if piece.__class__ is not str:
             raise object_error(value, first=not number)
-        if piece:
+        if piece := text.feed(piece):
             yield piece
+    if text.held:
+        yield "\ufffd"
     if value.get("segment", "end") not in ("stop", "end"):
         raise StreamInterrupted("the stream ended without its last segment")

@@ -17,7 +17,7 @@ from ..http.transport import Exchange
 from ..json_text import parse
 from ..messages import flatten
 from ..provider import Provider
-from ..reply import Metadata
+from ..reply import Metadata, Text
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -83,8 +83,10 @@ class H2o(Provider):
             start = next(chunks, b"")
             if start.lstrip().startswith(b"{"):  # no event begins like that
                 raise said_error(exchange.said(response, chain([start], chunks)))
+            told = Text()
             for data in events(chain([start], chunks)):
                 text, ended = _token(data)
+                text = told.feed(text)
                 if ended:
                     break
                 if text:
@@ -92,7 +94,7 @@ class H2o(Provider):
             else:
                 raise StreamInterrupted("the stream ended without generated_text")
             conversation.at_work = False
-            if text:
+            if text := text + ("\ufffd" if told.held else ""):
                 yield text
             exchange.drain(response)
         except ChatError as error:

@@ -106,7 +106,7 @@ def check(data: bytes) -> None:
             same(found, _text_of(data))
 
 
-#: The lines of a head that the reference reads: what http.client makes of others is its own affair.
+#: The lines of a head that the reference reads: one that is folded, or holds a CR, is left to http.client.
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})(?: [^\r]*)?")
 _FIELD = re.compile(rb"([!-9;-~]+):[ \t]*([^\r]*?)[ \t]*")
 
@@ -119,6 +119,8 @@ def _text_of(data: bytes) -> str | None:
         if found is None:
             return None
         status, fields = _head(data[: found.start()])
+        if not status:
+            return None
         data = data[found.end() :]
     body = b"" if status == 204 else _body(data, fields)
     encoding = fields.get("content-encoding", "identity").lower()
@@ -131,6 +133,8 @@ def _text_of(data: bytes) -> str | None:
 def _head(head: bytes) -> tuple[int, dict[str, str]]:
     first, *lines = [line.removesuffix(b"\r") for line in head.split(b"\n")]
     status, found = _STATUS.fullmatch(first), [_FIELD.fullmatch(line) for line in lines]
+    if None in found and not any(b"\r" in line or line[:1] in (b" ", b"\t") for line in lines):
+        return 0, {}
     if status is None or None in found:
         raise Unread
     fields: dict[str, str] = {}

@@ -40,5 +40,20 @@ FINDINGS: list[tuple[str, bytes, str]] = [
         b'\2data: {"choices":[{"delta":{"reasoning_content":"\\ud83d","content":"a"}}]}\n\ndata: [DONE]\n\n',
         "half of a character that thinking ended with was in the reply, and in no event",
     ),
+    (
+        "berlin",
+        b'\x00200 OK\n\n{"content":"a\\ude42"}',
+        "half of a surrogate pair was in the reply, which could then not be printed",
+    ),
+    (
+        "h2o",
+        b'\x00200 OK\n\ndata:{"token":{"text":"a\\ud83d","special":false},"generated_text":"a"}\n\n',
+        "the same",
+    ),
+    (
+        "answers",
+        b"\0HTTP/1.1 200 OK\r\nno field\r\nContent-Length: 17\r\n\r\nabc",
+        "a line of the head that is no field hid those behind it, so that a body that was cut passed for whole",
+    ),
     ("json", b'\0{"a":"' + b'\\"' * 1500 + b"[" * 201, "a string without an end took quadratic time"),
 ]

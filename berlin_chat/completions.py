@@ -12,10 +12,9 @@ from contextlib import suppress
 from itertools import chain
 from typing import Any, TypeVar
 
-from .decoding import Lines, without_bom
+from .decoding import Lines, document, parse, parser, without_bom
 from .errors import APIStatusError, ProtocolError, StreamInterrupted
 from .http.failures import reason_in, reason_of
-from .json_text import document, parse, parser
 from .reply import Event, Metadata, Text, ToolCalls, joined
 
 T = TypeVar("T")

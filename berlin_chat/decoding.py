@@ -1,4 +1,4 @@
-"""Bytes as they arrive → chunks → content → lines → events and objects → text.
+"""Bytes as they arrive → lines → events and objects → JSON and text.
 
 Everything here is pure: it knows neither HTTP nor a provider, and gives the same result however the
 bytes were split on their way. Whatever can be told from the bytes so far is given at once; what is
@@ -8,153 +8,24 @@ kept back is kept in pieces and joined once, so that the cost is linear in the l
 from __future__ import annotations
 
 import codecs
+import json
 import re
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any
 
 from .errors import ProtocolError, StreamInterrupted
-from .json_text import object_or_none
 from .process import importing
 
 #: The longest line, and the most data of one event, that is read, in bytes.
 MAX_LINE = 2**20
-#: The most that is decompressed at a time, in bytes.
-MAX_CONTENT = 64 * 1024
-#: The longest chunk-size line, and the longest trailer section, that is read, in bytes.
-MAX_FRAMING = 4 * 1024
-
-
-class ChunkedDecoder:
-    """The chunked transfer coding of RFC 9112, section 7.1: framed bytes go in, the body comes out.
-
-    ``feed`` gives what has arrived of all chunks at once: a chunk may come in parts, and one read may
-    bring many chunks. Then ``done`` says whether the end of the body has been seen, and ``broken`` what is
-    wrong with the framing behind the bytes that were given.
-    """
-
-    _SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\n]*)?\r?\n")
-    _LINE_END = re.compile(rb"\r?\n")
-    _TRAILERS = re.compile(rb"(?:[^\r\n]+\r?\n)*\r?\n")
-
-    def __init__(self) -> None:
-        self.done = False
-        self.broken: ValueError | None = None
-        self._left = 0  # bytes that the current chunk still has to bring
-        self._open = False  # the line end behind a chunk's bytes has not arrived
-        self._last = False  # the chunk of size 0 was seen: trailers follow
-        self._torn = b""  # the start of a size line, line end or trailer whose end has not arrived
-
-    def feed(self, data: bytes) -> bytes:
-        """Returns the body's bytes among ``data``; raises ValueError where none stand before broken framing."""
-        if self.broken is not None:
-            raise self.broken
-        if self._torn:
-            data, self._torn = self._torn + data, b""
-        end = len(data)
-        position = self._left
-        body = [data[:position]] if position else []
-        match_size = self._SIZE.match
-        while position < end and not self.done:
-            if self._open:
-                if match := self._LINE_END.match(data, position):
-                    position = match.end()
-                    self._open = False
-                else:
-                    position = self._tear(data, position, in_line=True)
-            elif self._last:
-                match = self._TRAILERS.match(data, position)
-                if match and match.end() - position <= MAX_FRAMING:
-                    position = match.end()
-                    self.done = True
-                else:
-                    position = self._tear(data, position, in_line=False)
-            elif (match := match_size(data, position)) and (begin := match.end()) - position <= MAX_FRAMING:
-                size = int(match[1], 16)
-                position = begin + size
-                body.append(data[begin:position])
-                if not size:
-                    self._last = True
-                elif data[position : position + 2] == b"\r\n":
-                    position += 2  # nearly always it comes with its chunk
-                else:
-                    self._open = True
-            else:
-                position = self._tear(data, position, in_line=True)
-        self._left = position - end if position > end else 0
-        found = b"".join(body)
-        if self.broken is not None and not found:
-            raise self.broken
-        return found
-
-    def _tear(self, data: bytes, position: int, in_line: bool) -> int:
-        """Keeps what follows ``position`` for the next time, if it can still become what is expected."""
-        rest = data[position:]
-        if (in_line and b"\n" in rest) or len(rest) > MAX_FRAMING:
-            self.broken = ValueError("invalid chunk framing")  # without the bytes, for they may hold half a secret
-        self._torn = rest
-        return len(data)
-
-
-def decompressed(chunks: Iterable[bytes], encoding: str, may_be_empty: bool = True) -> Iterator[bytes]:
-    """Yields what is compressed, each part as soon as it can be told, ``MAX_CONTENT`` bytes at a time at the most.
-
-    gzip with one or more members (RFC 1952), and deflate with its zlib header (RFC 1950) or, as some servers send it,
-    without (RFC 1951).
-
-    Args:
-        may_be_empty: whether nothing at all is a whole body, too, as where the framing says that this is its end.
-
-    Raises:
-        ProtocolError: it is in another encoding, in several, or not in the one that it says.
-        StreamInterrupted: it ends before its end.
-    """
-    name = encoding.strip().lower()
-    if name not in ("gzip", "x-gzip", "deflate"):
-        raise ProtocolError("the body has a Content-Encoding that was not asked for", detail=encoding)
-    decoder, over = None, False
-    for data in chunks:
-        more = False  # what was given back by zlib may have been cut by MAX_CONTENT alone
-        while (data or more) and not over:
-            if decoder is None or decoder.eof:
-                # Where no member of gzip follows, all that does is padding, which browsers ignore too.
-                over = decoder is not None and (name == "deflate" or not data.startswith(b"\x1f"))
-                if over:
-                    break
-                decoder = zlib.decompressobj(_window_bits(name, data))
-            before = decoder.copy()
-            try:
-                content = decoder.decompress(data, MAX_CONTENT)
-            except zlib.error:
-                if content := _before_the_fault(before, data):
-                    yield content
-                raise ProtocolError("the body is not in the encoding that its Content-Encoding names") from None
-            data = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
-            more = len(content) == MAX_CONTENT and not decoder.eof
-            if content:
-                yield content
-    if not (may_be_empty if decoder is None else decoder.eof):
-        raise StreamInterrupted("the compressed body was cut off")
-
-
-def _before_the_fault(decoder: Any, data: bytes) -> bytes:
-    """What stands before the byte that zlib does not take: what it had found by then, it keeps to itself."""
-    content, good, bad = b"", 0, len(data)
-    while bad - good > 1:
-        middle = (good + bad) // 2
-        try:
-            content, good = decoder.copy().decompress(data[:middle], MAX_CONTENT), middle
-        except zlib.error:
-            bad = middle
-    return content
-
-
-def _window_bits(name: str, data: bytes) -> int:
-    """What tells zlib which container it reads, by the encoding's name and the first byte."""
-    if name != "deflate":
-        return 16 + zlib.MAX_WBITS
-    return zlib.MAX_WBITS if data[0] & 0x0F == zlib.DEFLATED else -zlib.MAX_WBITS
+#: How deeply JSON may be nested.
+DEEPEST = 200
+#: What tells how deeply JSON is nested. A whole string would be fewer matches, but one without an end is searched for
+#: from each of its quotes.
+_NESTING = re.compile(rb'\\.|[]["{}]', re.DOTALL)
+#: The longest JSON document that is read whole, in bytes.
+MAX_DOCUMENT = 64 * 2**20
 
 
 class Lines:
@@ -311,7 +182,7 @@ class _EarlyObject:
 
     def _parsed(self, parts: list[bytes]) -> dict[str, Any] | None:
         line = b"".join(parts)
-        value = object_or_none(line)
+        value = _object_or_none(line)
         if value is not None:
             self.length = len(line)
         return value
@@ -361,14 +232,116 @@ def text(chunks: Iterable[bytes], encoding: str = "utf-8") -> Iterator[str]:
         raise ProtocolError(f"the text is not in its charset, {encoding}", detail=str(error)) from None
 
 
+class _TooDeep(ValueError):
+    """JSON that is nested more than ``DEEPEST`` deep, so that it could be read, but not shown or written again."""
+
+
+def _check_depth(data: bytes) -> None:
+    """RFC 8259, section 9: "an implementation may set limits on the maximum depth of nesting"."""
+    if data.count(b"[") + data.count(b"{") > DEEPEST:
+        depth, in_string = 0, False
+        for found in _NESTING.finditer(data):
+            if found[0] == b'"':
+                in_string = not in_string
+            elif not in_string:
+                depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(found[0], 0)
+                if depth > DEEPEST:
+                    raise _TooDeep("JSON nested too deeply")
+
+
+def _shallow(loads: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """A parser that refuses what is nested too deeply."""
+
+    def shallow(data: bytes) -> Any:
+        if len(data) > 2 * DEEPEST:  # fewer could not be
+            _check_depth(data)
+        return loads(data)
+
+    return shallow
+
+
+@_shallow
+def _standard_loads(data: bytes) -> Any:
+    return _decode_json(data.decode())
+
+
+_decode_json = json.JSONDecoder().decode
+
+
+def _first_loads(data: bytes) -> Any:
+    """Chooses the parser at its first use, for orjson takes as long to import as this whole package."""
+    global _loads
+    try:
+        with importing:
+            import orjson  # the extra [speed]
+    except ImportError:
+        _loads = _standard_loads
+    else:
+        _loads = _shallow(orjson.loads)
+    return _loads(data)
+
+
+_loads: Callable[[bytes], Any] = _first_loads
+
+
+def parser() -> Callable[[bytes], Any]:
+    """Returns the parser itself, for loops that count every call; what it raises for, ``parse`` may still read."""
+    return _loads
+
+
+def parse(data: bytes) -> Any:
+    """Returns the value of JSON in UTF-8; raises ValueError where it is none.
+
+    Bytes that are no UTF-8 become U+FFFD. What the faster parser of the extra ``[speed]`` refuses (NaN, half
+    of a surrogate pair) is left to the standard library's, so that the result does not depend on the extra, but for
+    integers beyond 64 bits, which it makes floats.
+    """
+    try:
+        try:
+            return _loads(data)
+        except _TooDeep:
+            raise
+        except ValueError:
+            return _decode_json(data.decode("utf-8", "replace"))
+    except RecursionError:  # the standard library's, where many calls are under way already
+        raise _TooDeep("JSON nested too deeply for a caller that is itself so deep") from None
+
+
+def document(chunks: Iterable[bytes], behind: bytes = b"") -> dict[str, Any]:
+    """Returns the JSON object that is all of a body, but for what may stand ``behind`` it.
+
+    Raises ProtocolError where it holds none, or is too long.
+    """
+    parts, size = [], 0
+    for data in chunks:
+        parts.append(data)
+        size += len(data)
+        if size > MAX_DOCUMENT:
+            raise ProtocolError(f"a body of more than {MAX_DOCUMENT} bytes")
+    body = b"".join(parts).strip().removesuffix(behind)
+    value = _object_or_none(body)
+    if value is None:
+        raise ProtocolError("a JSON object was expected", detail=body, body=body)
+    return value
+
+
+def _object_or_none(line: bytes) -> dict[str, Any] | None:
+    """Returns the JSON object that a line is; None where it is none."""
+    try:
+        value = parse(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
 def _object_or_text(line: bytes) -> Iterator[dict[str, Any] | str]:
-    value = object_or_none(line)
+    value = _object_or_none(line)
     if value is not None:
         yield value
     elif line.lstrip().startswith(b"{"):
         # An object in front of what breaks the line is yielded if it comes alone, and so it is if all comes at once.
         early = _EarlyObject()
-        if early.closed([line]) and (value := object_or_none(line[: early.end])) is not None:
+        if early.closed([line]) and (value := _object_or_none(line[: early.end])) is not None:
             yield value
             _check_nothing_follows(line, early.end)
         raise ProtocolError("a line that is broken JSON", detail=line)

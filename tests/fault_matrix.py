@@ -166,7 +166,12 @@ def harmless(place: Place, framing: str) -> Expected:
 
 def by_status(status: int) -> Callable[[Place, str], Expected]:
     """The error of a status, which it knows."""
-    kind = {401: "AuthenticationError", 403: "AuthenticationError", 429: "RateLimitError"}.get(status, "APIStatusError")
+    kind = {
+        401: "AuthenticationError",
+        403: "AuthenticationError",
+        407: "APIConnectionError",
+        429: "RateLimitError",
+    }.get(status, "APIStatusError")
     kind = "ProtocolError" if 300 <= status < 400 else kind
 
     def expected(place: Place, framing: str) -> Expected:
@@ -447,7 +452,7 @@ def waits() -> Iterator[Fault]:
 
 def bodies() -> Iterator[Fault]:
     """Bodies that are cut off, fall silent, or never end."""
-    cut = in_body("StreamInterrupted", document_close_gzip="ProtocolError", **UNPROVEN)
+    cut = in_body("StreamInterrupted", **UNPROVEN)
     yield Fault("closed in the body", then("close"), cut, framings=FRAMINGS)
     yield Fault("reset in the body", then("reset"), in_body("StreamInterrupted"), framings=FRAMINGS)
     yield Fault("silence in the body", then("hold"), in_body("APITimeoutError"), framings=FRAMINGS, config=SILENCE)

@@ -138,7 +138,7 @@ def test_a_room_is_small(path: Path) -> None:
 # State at the level of modules
 
 #: What a module may keep for all that use it, and where its comment says why.
-STATE = {"process": {"_forkable", "_parting", "_ending", "importing"}, "json_text": {"_loads"}}
+STATE = {"process": {"_forkable", "_parting", "_ending", "importing"}, "decoding": {"_loads"}}
 _CONSTANT = re.compile(r"_?[A-Z][A-Z0-9_]*|__\w+__")
 
 

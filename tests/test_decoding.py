@@ -21,10 +21,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from berlin_chat import decoding, json_text
-from berlin_chat.decoding import ChunkedDecoder, decompressed, events, lines, objects, text, without_bom
+from berlin_chat import decoding
+from berlin_chat.decoding import events, lines, objects, parse, text, without_bom
 from berlin_chat.errors import ProtocolError, StreamInterrupted, start
-from berlin_chat.json_text import parse
+from berlin_chat.http import responses
+from berlin_chat.http.encodings import decompressed
+from berlin_chat.http.responses import ChunkedDecoder
 
 BOM = codecs.BOM_UTF8
 
@@ -701,8 +703,8 @@ def test_a_chunked_body_is_the_same_however_the_bytes_were_split(
 
 def test_nothing_behind_the_end_is_looked_at() -> None:
     decoder = ChunkedDecoder()
-    assert decoder.feed(b"5\r\nhello\r\n0\r\n\r\n" + b"x" * (2 * decoding.MAX_FRAMING)) == b"hello"
-    assert decoder.feed(b"x" * (2 * decoding.MAX_FRAMING)) == b""
+    assert decoder.feed(b"5\r\nhello\r\n0\r\n\r\n" + b"x" * (2 * responses.MAX_FRAMING)) == b"hello"
+    assert decoder.feed(b"x" * (2 * responses.MAX_FRAMING)) == b""
     assert decoder.done
 
 
@@ -798,20 +800,20 @@ def test_broken_chunk_framing_is_a_value_error(framed: bytes) -> None:
 def test_framing_that_never_ends_is_a_value_error(
     begin: bytes, endless: bytes, times: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding, "MAX_FRAMING", 2000)  # the real limit only takes longer
+    monkeypatch.setattr(responses, "MAX_FRAMING", 2000)  # the real limit only takes longer
     decoder = ChunkedDecoder()
     decoder.feed(begin)
     fed = 0
     with pytest.raises(ValueError, match="chunk framing"):
-        while fed < 2 * decoding.MAX_FRAMING:
+        while fed < 2 * responses.MAX_FRAMING:
             decoder.feed(endless * times)
             fed += len(endless) * times
-    assert fed <= decoding.MAX_FRAMING, "what is kept is bounded"
+    assert fed <= responses.MAX_FRAMING, "what is kept is bounded"
 
 
 @pytest.mark.parametrize("before", [b"5;", b"5\r\nhello\r\n5;", b"0;", b"0\r\nX: "], ids=ascii)
 def test_the_limit_of_framing_does_not_depend_on_how_it_was_split(before: bytes) -> None:
-    framed = before + b"a" * decoding.MAX_FRAMING + b"\r\n\r\n"
+    framed = before + b"a" * responses.MAX_FRAMING + b"\r\n\r\n"
     for chunks in ([framed], cut(framed, [len(framed) - 3]), cut(framed, range(0, len(framed), 1000))):
         decoder = ChunkedDecoder()
         with pytest.raises(ValueError, match="chunk framing"):
@@ -971,7 +973,7 @@ def test_the_end_of_an_object_is_found_with_few_attempts(
         assert attempts <= 3
         return parse(data)
 
-    monkeypatch.setattr(json_text, "parse", counted)
+    monkeypatch.setattr(decoding, "parse", counted)
     line = begin + middle * (length // len(middle)) + end
     expected, expected_error = reference_objects(line + b"\n")
     came, error = outcome(objects(cut(line + b"\n", range(0, len(line) + 1, size))))
@@ -988,7 +990,7 @@ def test_an_object_that_comes_whole_is_parsed_once(monkeypatch: pytest.MonkeyPat
         attempts.append(data)
         return parse(data)
 
-    monkeypatch.setattr(json_text, "parse", counted)
+    monkeypatch.setattr(decoding, "parse", counted)
     stream = [b'{"a": {"b": "}"}}', b'\n{"a": 2}', b'\n{"a": 3}\n{"a": 4}\n']
     assert [value["a"] for value in objects(stream) if isinstance(value, dict)] == [{"b": "}"}, 2, 3, 4]
     assert len(attempts) == 4
@@ -1001,9 +1003,9 @@ def test_an_object_that_comes_whole_is_parsed_once(monkeypatch: pytest.MonkeyPat
 def loads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both parsers in turn: ``parse`` must not show which of them is installed."""
     if request.param == "orjson":
-        monkeypatch.setattr(json_text, "_loads", json_text._shallow(pytest.importorskip("orjson").loads))
+        monkeypatch.setattr(decoding, "_loads", decoding._shallow(pytest.importorskip("orjson").loads))
     else:
-        monkeypatch.setattr(json_text, "_loads", json_text._standard_loads)
+        monkeypatch.setattr(decoding, "_loads", decoding._standard_loads)
     return str(request.param)
 
 
@@ -1119,7 +1121,7 @@ def test_what_parse_cannot_read_for_its_callers_depth_is_a_value_error(depth: in
 def value_or_error(loads: Callable[[bytes], Any], data: bytes) -> str:
     """The value as ``repr`` writes it, which tells 1 from 1.0 and True, and finds NaN equal to itself."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(json_text, "_loads", loads)
+        patch.setattr(decoding, "_loads", loads)
         try:
             return repr(parse(data))
         except ValueError:
@@ -1131,7 +1133,7 @@ def value_or_error(loads: Callable[[bytes], Any], data: bytes) -> str:
 def test_json_that_was_written_is_read_with_either_parser(value: Any, ascii_only: bool) -> None:
     orjson = pytest.importorskip("orjson")
     data = json.dumps(value, ensure_ascii=ascii_only).encode()
-    assert value_or_error(json_text._standard_loads, data) == repr(value)
+    assert value_or_error(decoding._standard_loads, data) == repr(value)
     assert value_or_error(orjson.loads, data) == repr(value)
 
 
@@ -1172,7 +1174,7 @@ json_tokens = st.sampled_from([*GRAMMAR, *DISPUTED])
 @given(st.lists(json_tokens, max_size=8).map(b"".join) | st.binary(max_size=8))
 def test_any_bytes_at_all_mean_the_same_to_either_parser(data: bytes) -> None:
     orjson = pytest.importorskip("orjson")
-    assert value_or_error(orjson.loads, data) == value_or_error(json_text._standard_loads, data)
+    assert value_or_error(orjson.loads, data) == value_or_error(decoding._standard_loads, data)
 
 
 # What errors show

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from berlin_chat import ChatError, Provider, json_text
+from berlin_chat import ChatError, Provider, decoding
 from berlin_chat.http import login
 from wire import OPENAI, PATIENCE, SPEECHES, Connection, Recorded, Speech, Wire
 
@@ -50,9 +50,9 @@ def deeply(act: Callable[[], object], left: int) -> BaseException | None:
 def _parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the extra [speed] and without it."""
     if request.param == "orjson":
-        monkeypatch.setattr(json_text, "_loads", json_text._shallow(pytest.importorskip("orjson").loads))
+        monkeypatch.setattr(decoding, "_loads", decoding._shallow(pytest.importorskip("orjson").loads))
     else:
-        monkeypatch.setattr(json_text, "_loads", json_text._standard_loads)
+        monkeypatch.setattr(decoding, "_loads", decoding._standard_loads)
 
 
 @pytest.mark.usefixtures("_parser")

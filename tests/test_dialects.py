@@ -22,7 +22,7 @@ from berlin_chat import (
     ProtocolError,
     Reply,
     StreamInterrupted,
-    json_text,
+    decoding,
 )
 from berlin_chat.http import transport
 from dialects import DIALECTS
@@ -75,7 +75,7 @@ class Answer:
         return self._parts
 
     def json(self, response: Answer) -> dict[str, Any]:
-        return json_text.document(self._parts)
+        return decoding.document(self._parts)
 
     def drain(self, response: Answer, chunks: Iterable[bytes] = ()) -> bytes:
         return b"".join(chunks)
@@ -147,9 +147,9 @@ def answer(body: bytes, kind: str | None, step: int | None = None) -> Script:
 def _parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the extra [speed] and without it."""
     if request.param == "orjson":
-        monkeypatch.setattr(json_text, "_loads", json_text._shallow(pytest.importorskip("orjson").loads))
+        monkeypatch.setattr(decoding, "_loads", decoding._shallow(pytest.importorskip("orjson").loads))
     else:
-        monkeypatch.setattr(json_text, "_loads", json_text._standard_loads)
+        monkeypatch.setattr(decoding, "_loads", decoding._standard_loads)
 
 
 @pytest.fixture

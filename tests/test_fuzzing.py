@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from berlin_chat import ProtocolError, decoding
-from berlin_chat.http import login
+from berlin_chat.http import login, responses
 from fuzzing import search
 from fuzzing.findings import FINDINGS
 from fuzzing.targets import PLANTED, TARGETS
@@ -61,15 +61,15 @@ def broken_lines(decoder: decoding.Lines, data: bytes) -> list[bytes]:
 
 
 BREAK: dict[str, tuple[str, Any, str]] = {
-    "lines that end where a read does": ("Lines.feed", broken_lines, "lines"),
-    "events whose data keep their space": ("Lines.feed", lambda self, data: [b"data:  a", b""], "events"),
-    "an encoding that nobody looks at": ("_window_bits", lambda name, data: 31, "compressed"),
+    "lines that end where a read does": ("decoding.Lines.feed", broken_lines, "lines"),
+    "events whose data keep their space": ("decoding.Lines.feed", lambda self, data: [b"data:  a", b""], "events"),
+    "an encoding that nobody looks at": ("http.encodings._window_bits", lambda name, data: 31, "compressed"),
     "chunks of which one byte is lost": (
-        "ChunkedDecoder.feed",
-        lambda self, data, feed=decoding.ChunkedDecoder.feed: feed(self, data)[1:],
+        "http.responses.ChunkedDecoder.feed",
+        lambda self, data, feed=responses.ChunkedDecoder.feed: feed(self, data)[1:],
         "chunked",
     ),
-    "a mark of byte order that is kept": ("without_bom", lambda chunks: chunks, "text"),
+    "a mark of byte order that is kept": ("decoding.without_bom", lambda chunks: chunks, "text"),
 }
 
 
@@ -77,7 +77,7 @@ BREAK: dict[str, tuple[str, Any, str]] = {
 def test_a_decoder_that_is_broken_on_purpose_fails_with_the_seeds(
     place: str, broken: Any, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(f"berlin_chat.decoding.{place}", broken)
+    monkeypatch.setattr(f"berlin_chat.{place}", broken)
     with pytest.raises(AssertionError):
         for seed in TARGETS[name].seeds:
             TARGETS[name].check(seed)
@@ -85,7 +85,7 @@ def test_a_decoder_that_is_broken_on_purpose_fails_with_the_seeds(
 
 def test_a_fault_that_was_mended_and_comes_back_is_found_by_its_input(monkeypatch: pytest.MonkeyPatch) -> None:
     def before(line: bytes) -> Iterator[Any]:
-        value = decoding.object_or_none(line)
+        value = decoding._object_or_none(line)
         if value is None and line.startswith(b"{"):
             raise ProtocolError("a line that is broken JSON", detail=line)
         yield line.decode() if value is None else value

@@ -11,6 +11,7 @@ import traceback
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from typing import Any
 
 import pytest
 import requests
@@ -29,8 +30,8 @@ from berlin_chat import (
     RateLimitError,
     StreamInterrupted,
 )
-from berlin_chat.decoding import decompressed
 from berlin_chat.http import transport
+from berlin_chat.http.encodings import decompressed
 from test_resources import needs_proc, sockets_to
 from wire import (
     ACYTOO,
@@ -288,8 +289,8 @@ def test_a_little_that_becomes_much_ends_at_the_limit(
     answer = head("Content-Type: text/event-stream", "Content-Encoding: gzip", f"Content-Length: {len(bomb)}") + bomb
     sizes: list[int] = []
 
-    def counted(chunks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
-        for data in decompressed(chunks, encoding):
+    def counted(chunks: Iterable[bytes], *how: Any) -> Iterator[bytes]:
+        for data in decompressed(chunks, *how):
             sizes.append(len(data))
             yield data
 

@@ -259,7 +259,7 @@ def test_the_faster_parser_is_one_that_survives_deep_input() -> None:
     (lowest,) = re.findall(r"orjson>=([\d.]+)", settings["options.extras_require"]["speed"])
     assert tuple(map(int, lowest.split("."))) >= (3, 9, 15)
     code = (
-        "from berlin_chat.json_text import parse\n"
+        "from berlin_chat.decoding import parse\n"
         "for text in (b'[' * 200_000, b'{\"a\":' * 200_000, b'[' * 200_000 + b']' * 200_000):\n"
         "    try: parse(text)\n"
         "    except ValueError: pass\n"

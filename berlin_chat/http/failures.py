@@ -16,8 +16,8 @@ import requests
 import urllib3
 
 from .. import errors
+from ..decoding import parse
 from ..errors import ChatError, start
-from ..json_text import parse
 from ..validation import Timeout
 from .retries import retry_after
 

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import http.client
 import io
+import re
 from collections.abc import Callable, Iterator
 from email.errors import MissingHeaderBodySeparatorDefect
 from itertools import chain
@@ -18,16 +19,88 @@ import requests
 from urllib3.response import BaseHTTPResponse
 
 from ..cancellation import Deadline, Stoppable
-from ..decoding import ChunkedDecoder
 from ..errors import ProtocolError
 from .deadlines import LimitedReader
 
 #: How much one read asks for, in bytes.
 READ_SIZE = 64 * 1024
+#: The longest chunk-size line, and the longest trailer section, that is read, in bytes.
+MAX_FRAMING = 4 * 1024
 #: How many informational answers (1xx) may stand before the real one.
 MAX_INFORMATIONAL = 100
 #: How much of a body is looked at to tell what it is, in bytes.
 LABEL_READ = 6
+
+
+class ChunkedDecoder:
+    """The chunked transfer coding of RFC 9112, section 7.1: framed bytes go in, the body comes out.
+
+    ``feed`` gives what has arrived of all chunks at once: a chunk may come in parts, and one read may
+    bring many chunks. Then ``done`` says whether the end of the body has been seen, and ``broken`` what is
+    wrong with the framing behind the bytes that were given.
+    """
+
+    _SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\n]*)?\r?\n")
+    _LINE_END = re.compile(rb"\r?\n")
+    _TRAILERS = re.compile(rb"(?:[^\r\n]+\r?\n)*\r?\n")
+
+    def __init__(self) -> None:
+        self.done = False
+        self.broken: ValueError | None = None
+        self._left = 0  # bytes that the current chunk still has to bring
+        self._open = False  # the line end behind a chunk's bytes has not arrived
+        self._last = False  # the chunk of size 0 was seen: trailers follow
+        self._torn = b""  # the start of a size line, line end or trailer whose end has not arrived
+
+    def feed(self, data: bytes) -> bytes:
+        """Returns the body's bytes among ``data``; raises ValueError where none stand before broken framing."""
+        if self.broken is not None:
+            raise self.broken
+        if self._torn:
+            data, self._torn = self._torn + data, b""
+        end = len(data)
+        position = self._left
+        body = [data[:position]] if position else []
+        match_size = self._SIZE.match
+        while position < end and not self.done:
+            if self._open:
+                if match := self._LINE_END.match(data, position):
+                    position = match.end()
+                    self._open = False
+                else:
+                    position = self._tear(data, position, in_line=True)
+            elif self._last:
+                match = self._TRAILERS.match(data, position)
+                if match and match.end() - position <= MAX_FRAMING:
+                    position = match.end()
+                    self.done = True
+                else:
+                    position = self._tear(data, position, in_line=False)
+            elif (match := match_size(data, position)) and (begin := match.end()) - position <= MAX_FRAMING:
+                size = int(match[1], 16)
+                position = begin + size
+                body.append(data[begin:position])
+                if not size:
+                    self._last = True
+                elif data[position : position + 2] == b"\r\n":
+                    position += 2  # nearly always it comes with its chunk
+                else:
+                    self._open = True
+            else:
+                position = self._tear(data, position, in_line=True)
+        self._left = position - end if position > end else 0
+        found = b"".join(body)
+        if self.broken is not None and not found:
+            raise self.broken
+        return found
+
+    def _tear(self, data: bytes, position: int, in_line: bool) -> int:
+        """Keeps what follows ``position`` for the next time, if it can still become what is expected."""
+        rest = data[position:]
+        if (in_line and b"\n" in rest) or len(rest) > MAX_FRAMING:
+            self.broken = ValueError("invalid chunk framing")  # without the bytes, for they may hold half a secret
+        self._torn = rest
+        return len(data)
 
 
 class BufferedResponse(http.client.HTTPResponse):
@@ -78,7 +151,7 @@ class BufferedResponse(http.client.HTTPResponse):
     def _check_framing(self) -> None:
         """RFC 9112, section 6.3: a body whose end is not known for sure is none."""
         if any(isinstance(defect, MissingHeaderBodySeparatorDefect) for defect in self.headers.defects):
-            raise http.client.HTTPException("a line of the head is no header")  # all behind it is lost
+            raise http.client.HTTPException("a line of the head is no header field")  # all behind it is lost
         if coding := ", ".join(self.headers.get_all("Transfer-Encoding", ())):
             if coding.lower() not in ("chunked", "identity"):
                 raise http.client.HTTPException(f"Transfer-Encoding: {coding}")

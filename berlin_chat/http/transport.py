@@ -15,13 +15,13 @@ from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import ClosedPoolError
 
 from ..cancellation import Limits
-from ..decoding import decompressed
+from ..decoding import document
 from ..errors import ChatError
-from ..json_text import document
 from ..process import after_fork, at_exit
 from ..redaction import Redactor, secrets_in_cookies, secrets_in_headers, secrets_in_session
 from ..validation import Headers, Settings, Timeout
 from .connections import Owner, Session, StaleConnection, close_pool, working_for
+from .encodings import decompressed
 from .failures import causes, explanation, page_error, status_error
 from .responses import READ_SIZE, limited, peeked, reader, start_of
 from .retries import is_transient, retry_policy

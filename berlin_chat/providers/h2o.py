@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, quote_plus
 from uuid import uuid4
 
-from ..decoding import events
+from ..decoding import events, parse
 from ..errors import ChatError, ProtocolError, StreamInterrupted
 from ..http.cleanup import RemoteResource, RemoteResources
 from ..http.failures import event_error, said_error, settings_advice
 from ..http.login import Login
 from ..http.transport import Exchange
-from ..json_text import parse
 from ..messages import flatten
 from ..provider import Provider
 from ..reply import Metadata, Text

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qs
 from uuid import UUID
 
+from ..decoding import parse
 from ..errors import ChatError
-from ..json_text import parse
 from .backend import Backend
 from .faults import Refused
 from .record import Recorded

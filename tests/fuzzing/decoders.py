@@ -8,7 +8,8 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from berlin_chat import ProtocolError, StreamInterrupted, decoding, json_text
+from berlin_chat import ProtocolError, StreamInterrupted, decoding
+from berlin_chat.http import encodings, responses
 from dialects import DIALECTS
 from fuzzing import references
 from fuzzing.form import Target, headed, outcome, same, same_however_cut, seeded
@@ -86,33 +87,33 @@ def json_document(data: bytes) -> None:
     try:
         import orjson
     except ImportError:
-        parsers = [json_text._standard_loads]
+        parsers = [decoding._standard_loads]
     else:
-        parsers = [json_text._standard_loads, json_text._shallow(orjson.loads)]
-    chosen = json_text._loads
+        parsers = [decoding._standard_loads, decoding._shallow(orjson.loads)]
+    chosen = decoding._loads
     try:
         for number, parser in enumerate(parsers):
-            json_text._loads = parser
-            value = _value(json_text.parse, data)
+            decoding._loads = parser
+            value = _value(decoding.parse, data)
             if value == "nested":
-                assert expected == "no JSON" or references.depth(data) > json_text.DEEPEST
+                assert expected == "no JSON" or references.depth(data) > decoding.DEEPEST
             elif number:
                 same(value, expected, "orjson")
             else:
                 same(value, _value(lambda data: json.loads(data.decode("utf-8", "replace")), data))
             same_however_cut(data, seed, lambda chunks: outcome(_document(chunks)))
     finally:
-        json_text._loads = chosen
+        decoding._loads = chosen
 
 
 def _document(chunks: Iterable[bytes]) -> Iterator[str]:
-    yield repr(json_text.document(chunks, behind=b"data: [DONE]"))
+    yield repr(decoding.document(chunks, behind=b"data: [DONE]"))
 
 
 def _value(parse: Callable[[bytes], Any], data: bytes) -> str:
     try:
         return repr(parse(data))
-    except json_text._TooDeep:
+    except decoding._TooDeep:
         return "nested"
     except (ValueError, RecursionError):
         return "no JSON"
@@ -128,7 +129,7 @@ def chunked(data: bytes) -> None:
     seed, data = headed(data)
 
     def read(chunks: Iterable[bytes]) -> tuple[bytes, str]:
-        decoder, body = decoding.ChunkedDecoder(), b""
+        decoder, body = responses.ChunkedDecoder(), b""
         for chunk in chunks:
             try:
                 body += decoder.feed(chunk)
@@ -139,7 +140,7 @@ def chunked(data: bytes) -> None:
                 return body, "whole"
         return body, "cut" if decoder.broken is None else "broken"
 
-    same(same_however_cut(data, seed, read), references.chunked(data, decoding.MAX_FRAMING))
+    same(same_however_cut(data, seed, read), references.chunked(data, responses.MAX_FRAMING))
 
 
 def compressed(data: bytes) -> None:
@@ -150,8 +151,8 @@ def compressed(data: bytes) -> None:
     def read(chunks: Iterable[bytes]) -> tuple[bytes, str]:
         def content() -> Iterator[bytes]:
             left = ENOUGH
-            for part in decoding.decompressed(chunks, encoding):
-                assert 0 < len(part) <= decoding.MAX_CONTENT
+            for part in encodings.decompressed(chunks, encoding):
+                assert 0 < len(part) <= encodings.MAX_CONTENT
                 yield part[:left]
                 if (left := left - len(part)) <= 0:
                     return

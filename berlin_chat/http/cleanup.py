@@ -11,7 +11,7 @@ from time import sleep
 from typing import Generic, TypeVar, cast
 
 from ..cancellation import Deadline, Limits
-from ..errors import ChatError
+from ..errors import APIConnectionError, ChatError
 from ..process import after_fork, at_exit, no_thread
 from .connections import working_for
 from .transport import Exchange, Transport
@@ -262,7 +262,13 @@ class RemoteResource(Generic[T]):
 
     def _last(self, step: Callable[[Exchange, T], object], made: T) -> None:
         settings = self._exchange.settings._replace(retries=0)
-        exchange = Exchange(self._resources.transport, Limits(LAST_TIMEOUT), settings)
-        # Whatever it is, such as a player of records that has none for it: nobody is there who could be told.
-        with contextlib.suppress(Exception), exchange:
-            step(exchange, made)
+        for _ in range(2):  # twice, for a server may close the kept connection at this very moment
+            exchange = Exchange(self._resources.transport, Limits(LAST_TIMEOUT), settings)
+            try:
+                with exchange:
+                    step(exchange, made)
+            except APIConnectionError:
+                continue
+            except Exception:  # whatever it is, such as a player of records that has none for it: nobody could be told
+                pass
+            return

@@ -55,7 +55,7 @@ def serve(
     Examples:
       berlin-chat serve
       berlin-chat serve --port 8081 --upstream http://127.0.0.1:11434 -m llama3
-      berlin-chat serve --host 0.0.0.0 --allowed-host chat.example.org
+      berlin-chat serve --allowed-host chat.example.org
     """
     from ..providers.openai import OpenAICompatible
     from ..server import LocalServer

@@ -123,7 +123,8 @@ class Deadline:
         """
         if self.passed:
             raise TimeoutError("the deadline has passed")
-        sock.settimeout(self.left(timeout) or 0.001)
+        left = self.left(timeout)
+        sock.settimeout(None if left is None else left or 0.001)  # 0 would mean not to wait at all
 
     @property
     def passed(self) -> bool:

@@ -217,8 +217,9 @@ def text(chunks: Iterable[bytes], encoding: str = "utf-8") -> Iterator[str]:
     The bytes of a character that is torn apart wait for the rest of it.
     """
     try:
-        with importing:  # for most codecs are modules
-            b" ".decode(encoding, "replace")  # not all of them are of text, and not all can replace
+        if encoding.lower() != "utf-8":
+            with importing:  # for most codecs are modules
+                b" ".decode(encoding, "replace")  # not all of them are of text, and not all can replace
     except (LookupError, ValueError):
         raise ProtocolError("the text is in an unknown charset", detail=encoding) from None
     decode = codecs.getincrementaldecoder(encoding)("replace").decode
@@ -241,12 +242,17 @@ def _check_depth(data: bytes) -> None:
     if data.count(b"[") + data.count(b"{") > DEEPEST:
         depth, in_string = 0, False
         for found in _NESTING.finditer(data):
-            if found[0] == b'"':
+            mark = found[0]
+            if mark == b'"':
                 in_string = not in_string
-            elif not in_string:
-                depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(found[0], 0)
+            elif in_string:
+                continue
+            elif mark in (b"[", b"{"):
+                depth += 1
                 if depth > DEEPEST:
                     raise _TooDeep("JSON nested too deeply")
+            elif mark in (b"]", b"}"):
+                depth -= 1
 
 
 def _shallow(loads: Callable[[bytes], Any]) -> Callable[[bytes], Any]:

@@ -75,7 +75,7 @@ def _reset_all() -> None:
 
 
 def _before_fork() -> None:
-    importing.acquire()  # the first, for who holds one of the others may import something
+    importing.acquire()  # the first, for a finalizer that comes in the middle of an import may want one of the others
     for one in sorted(_parting, key=id):  # in one order, for two threads may fork at once, and each waits for locks
         one.before_fork()
 

@@ -55,6 +55,7 @@ _is_installed() {
 _install() (
     say "setting up $VENV with Python ${found%% *} (only the first time, it takes a while) …"
     if [ "$(cat "$ROOT/$VENV/made" 2>/dev/null)" != "$base" ]; then
+        [ ! -L "$ROOT/$VENV" ] || fail "$VENV is a link to what may be another's: remove it"
         "$PYTHON" -I -c 'import ensurepip, venv' 2>/dev/null </dev/null ||
             fail "$PYTHON has no venv module. On Debian and Ubuntu: apt-get install python3-venv"
         "$PYTHON" -I -m venv --clear "$ROOT/$VENV" >&2 </dev/null ||

@@ -1165,6 +1165,18 @@ def test_who_never_reads_is_left_alone_after_a_while(serve: Serve, monkeypatch: 
         wait_for(lambda: server.connections == 0)
 
 
+def test_who_never_reads_short_answers_is_left_alone_sooner(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """He needs no password for them."""
+    monkeypatch.setattr(serving, "REQUEST_TIMEOUT", SOON)
+    server = serve(password="secret")
+    with connect(server) as sock:
+        sock.settimeout(SOON / 2)
+        with pytest.raises(OSError):  # the server writes, nobody reads, and so it reads no more either
+            while True:
+                sock.sendall(request("GET /" + 30_000 * "x"))
+        wait_for(lambda: server.connections == 0)
+
+
 def test_close_does_not_wait_for_who_never_reads(serve: Serve) -> None:
     upstream = endless()
     server = serve(upstream=upstream)
@@ -1193,6 +1205,14 @@ def test_clients_that_leave_at_any_moment_leave_nothing_behind(serve: Serve, cap
 
 
 # What is remembered
+
+
+def test_what_a_conversation_keeps_is_small(serve: Serve) -> None:
+    server = serve()
+    _, headers = prepared(server, "conversation")
+    assert one(server, request("POST /conversation", {"model": "m" * 1000}, headers)).status == 200
+    assert one(server, request("POST /conversation", {"model": "m" * 1001}, headers)).status == 400
+    assert one(server, request("POST /conversation", {"model": "m" * 100_000}, headers)).status == 413
 
 
 @pytest.fixture
@@ -1354,6 +1374,14 @@ ECHOES = [
     *("an error", "an error in text", "a refusal", "a web page", "a redirect", "no JSON", "an event with an error"),
     *("a broken event", "a reply", "nothing"),
 ]
+
+
+def test_an_upstreams_key_is_not_told_in_the_form_that_json_gives_it(wire: Wire, serve: Serve) -> None:
+    key = 'sk-01234"5678\\9abcdef'
+    wire.on("POST", ".*", echoes("a reply"))
+    with OpenAICompatible(wire.url, api_key=key, proxy="", retries=0) as upstream:
+        answer = one(serve(upstream=upstream), request(value=OPENAI))
+    assert "one Bearer ***" in json.loads(answer.body)["choices"][0]["message"]["content"]
 
 
 @pytest.mark.parametrize("kind", ECHOES)

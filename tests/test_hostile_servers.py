@@ -381,6 +381,28 @@ def test_a_request_that_is_not_taken_is_a_timeout_and_is_not_sent_again(deadline
         assert caught.value.attempts == 1
 
 
+@pytest.mark.parametrize("timeout", [None, (10, None)])
+def test_without_a_timeout_a_request_has_all_the_time_that_it_needs(
+    timeout: Any, provider_for: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(Connection):
+        def read_request(self) -> Recorded | None:
+            time.sleep(0.3)  # all buffers on the way are full by then
+            return super().read_request()
+
+    monkeypatch.setattr("wire.Connection", Slow)
+    assert provider_for(OPENAI, speak(OPENAI, ["a"]), timeout=timeout, retries=0).ask("x" * 30_000_000) == "a"
+
+
+@pytest.mark.parametrize("coding", ["", "Identity", " identity "])
+def test_an_answer_that_is_in_no_coding_may_say_so_in_any_way(coding: str, speech: Speech, provider_for: Make) -> None:
+    def script(request: Recorded, connection: Connection) -> None:
+        body = b"".join(speech.parts(["a", "b"]))
+        connection.respond(200, body, {"Content-Type": speech.kind, "Content-Encoding": coding})
+
+    assert provider_for(speech, script).ask("Hi") == "ab"
+
+
 def test_a_long_request_on_a_kept_connection_has_time(provider_for: Make, wire: Wire) -> None:
     """The reply before it was read to its end within a moment, and that moment is not the time for the next request."""
     slow = threading.Event()

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
+from urllib3.util.wait import wait_for_read
 
 from berlin_chat import (
     APIConnectionError,
@@ -32,6 +33,7 @@ from berlin_chat import (
     StreamInterrupted,
     Ylokh,
 )
+from berlin_chat.http.connections import Interruptible
 from tls import Authority, Secure, UntilGoodbye
 from wire import (
     ACYTOO,
@@ -97,6 +99,28 @@ def provider(speech: Speech, url: str, **config: Any) -> Provider:
     from berlin_chat import get_provider
 
     return get_provider(speech.name, base_url=url, **{**speech.config, **config})
+
+
+def test_a_new_connection_that_has_something_to_read_is_a_good_one(
+    speech: Speech, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Servers send tickets for later sessions right behind the handshake; on a kept connection it would be poison."""
+    request = Interruptible.request
+
+    def later(self: Any, *args: Any, **kwargs: Any) -> Any:
+        assert self._kept or wait_for_read(self.sock, PATIENCE), "there is no ticket"
+        return request(self, *args, **kwargs)
+
+    monkeypatch.setattr(Interruptible, "request", later)
+    context = authority.server()
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    with (
+        Secure(context, [*speech.before, (*speech.route, speak(speech, ["a", "b"]))]) as server,
+        provider(speech, server.url, verify=authority.pem, retries=0) as asked,
+    ):
+        assert asked.ask("Hi", deadline=PATIENCE) == "ab"
+        used = {request.connection for request in server.requests}
+        assert len(server.connections) == len(used), "a connection was thrown away"
 
 
 def test_an_authority_that_nobody_knows_is_refused(speech: Speech, make_secure: Make) -> None:

@@ -49,6 +49,7 @@ class Threads(Executor):
             except RuntimeError as error:
                 self._threads.pop(number)
                 if not self._threads:
+                    future.cancel()
                     raise no_thread(error) from None
         return future
 

@@ -77,18 +77,22 @@ class Workers:
         return True
 
     def _run(self) -> None:
-        while self._do_next() or self._wait():
-            pass
-        self._threads.discard(threading.current_thread())
+        try:
+            while self._do_next() or self._wait():
+                pass
+        finally:
+            self._threads.discard(threading.current_thread())
 
     def _do_next(self) -> bool:
         try:
             work, then = self._work.pop(0)
         except IndexError:
             return False
-        work()
-        del work  # it keeps a provider, and so its connections
-        then()
+        try:
+            work()
+        finally:
+            del work  # it keeps a provider, and so its connections
+            then()
         return True
 
     def _wait(self) -> bool:
@@ -262,8 +266,9 @@ class RemoteResource(Generic[T]):
 
     def _last(self, step: Callable[[Exchange, T], object], made: T) -> None:
         settings = self._exchange.settings._replace(retries=0)
+        until = Deadline(LAST_TIMEOUT)
         for _ in range(2):  # twice, for a server may close the kept connection at this very moment
-            exchange = Exchange(self._resources.transport, Limits(LAST_TIMEOUT), settings)
+            exchange = Exchange(self._resources.transport, Limits(until.left()), settings)
             try:
                 with exchange:
                     step(exchange, made)

@@ -118,26 +118,30 @@ class StaleConnection(ConnectionError):
 class Interruptible(Connecting):
     """Mixed into urllib3's connection classes: tells the exchange that this thread works for which socket it uses."""
 
-    _kept = False  # from an earlier request, and nothing was sent since
+    _kept = False  # an answer has come, and nothing was sent since
 
     @property
     def owner(self) -> Owner | None:
         return working_for.current()
 
+    def connect(self) -> None:
+        self._kept = False
+        super().connect()
+
     def request(self, *args: Any, **kwargs: Any) -> Any:
         if self.sock is not None and (owner := working_for.current()) is not None:
             owner.attach(self.sock)
-            self._kept = True
         return super().request(*args, **kwargs)  # type: ignore[misc]
 
     def getresponse(self) -> Any:
         """Reads a head. A body behind TLS then ends by what only the server can send; anybody can end a connection."""
-        sock = self.sock
-        if not hasattr(sock, "suppress_ragged_eofs"):
-            return super().getresponse()  # type: ignore[misc]
-        sock.suppress_ragged_eofs = True  # a kept connection may have been closed in whatever way
+        sock, is_tls = self.sock, hasattr(self.sock, "suppress_ragged_eofs")
+        if is_tls:
+            sock.suppress_ragged_eofs = True  # a kept connection may have been closed in whatever way
         response = super().getresponse()  # type: ignore[misc]
-        sock.suppress_ragged_eofs = False
+        if is_tls:
+            sock.suppress_ragged_eofs = False
+        self._kept = True
         return response
 
     def send(self, data: Any) -> None:

@@ -226,7 +226,7 @@ def reader(response: requests.Response) -> tuple[Callable[[int], bytes], str]:
         return raw.read1, "identity"
     ours = getattr(raw, "_original_response", None)
     read = ours.read1 if isinstance(ours, BufferedResponse) else functools.partial(raw.read1, decode_content=False)
-    return read, response.headers.get("Content-Encoding", "identity")
+    return read, response.headers.get("Content-Encoding", "").strip().lower() or "identity"
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hmac
+import json
 import logging
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -86,6 +87,7 @@ class Backend:
         A short one stays: many servers are given "none" or their own name for a key, and a reply may hold that.
         """
         found = {secret for provider in _providers(self._upstream) for secret in provider._secrets.unmistakable()}
+        found |= {json.dumps(secret)[1:-1] for secret in found}  # as it stands in an answer
         return [secret.encode("utf-8", "replace") for secret in sorted(found, key=len, reverse=True)]
 
     def models(self) -> list[str]:

@@ -50,12 +50,14 @@ class Guard:
         if authority and not name:
             raise Refused(400, "the header Host holds no name")
         if authority and not self._is_ours(name):  # HTTP/1.0 has none, and no browser speaks that
-            advice = "give it to the server as an allowed host, if it is right"
-            raise Refused(421, f"{name[:200]!r} is not this server: {advice}")
+            name = name[:200]
+            advice = f"if it should be, start it with --allowed-host {name}, or LocalServer(allowed_hosts=[{name!r}])"
+            raise Refused(421, f"{name!r} is not this server: {advice}")
         site = request.header("Sec-Fetch-Site").lower()
         follows_a_link = request.method == "GET" and request.header("Sec-Fetch-Mode") == "navigate"
         if (site not in _OWN_SITE and not follows_a_link) or not self._is_own(request.header("Origin"), authority):
-            raise Refused(403, "a page of another site must not use this server")
+            advice = "a proxy in front has to be given by --allowed-host, or LocalServer(allowed_hosts=[…])"
+            raise Refused(403, f"a page of another site must not use this server; {advice}")
 
     def _is_ours(self, name: str) -> bool:
         if name in self._names or is_loopback(name):
@@ -99,7 +101,7 @@ def _plain(name: str) -> str:
 
 def _checked_name(name: Any) -> str:
     if not isinstance(name, str) or not (match := _AUTHORITY.fullmatch(f"[{name}]" if name.count(":") > 1 else name)):
-        raise InvalidRequest(f"allowed_hosts: {name!r} is no name of a host")
+        raise InvalidRequest(f"allowed_hosts: {name!r} is no name of a host: give it alone, such as chat.example.org")
     if match[3] is not None:
         raise InvalidRequest(f"allowed_hosts: {name!r} has a port: give the name alone, which stands for all ports")
     return _plain(name)

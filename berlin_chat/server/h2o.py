@@ -20,6 +20,8 @@ _SETTINGS = "/settings"
 
 _COOKIE = "hf-chat"
 _UNKNOWN = "there is no such conversation"
+#: The longest name of a model, in characters.
+MAX_NAME = 1000
 #: The parameters that have another name upstream, and those that only this protocol has.
 _RENAMED = {"max_new_tokens": "max_tokens"}
 _OWN = ("truncate", "do_sample", "repetition_penalty", "return_full_text")
@@ -55,7 +57,7 @@ class H2oEndpoints(Endpoints):
         if request.path == _SETTINGS:
             return MAX_SMALL
         checked(self._sessions.get(request.cookie(_COOKIE) or ""), "accept the settings first", 405)
-        return super().admit(request)
+        return super().admit(request) if request.path.startswith("/conversation/") else MAX_SMALL
 
     def refusal(self, refused: Refused) -> Response:
         kind = "validation" if refused.status < 500 else "generation"
@@ -90,7 +92,7 @@ class H2oEndpoints(Endpoints):
 
     def create(self, request: Request) -> Response:
         model = request.json().get("model")
-        checked(isinstance(model, str) and model, "model must be a string")
+        checked(isinstance(model, str) and 0 < len(model) <= MAX_NAME, f"model must be a string of up to {MAX_NAME}")
         name = secrets.token_hex(12)
         self._conversations.add(_key(request, name), _Conversation(name, str(model)))
         return json_response({"conversationId": name})

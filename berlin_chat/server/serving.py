@@ -162,7 +162,8 @@ class _Gateway(wsgi.Gateway_10):
         raise ConnectionAbortedError(errno.ECONNABORTED, "the connection was to be cut")
 
     def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-        self.req.conn.socket.settimeout(PATIENCE)  # the request has been read; now it is the client who reads
+        if not any(name == "Content-Length" for name, _ in headers):  # a reply, which its reader may take in slowly
+            self.req.conn.socket.settimeout(PATIENCE)
         return super().start_response(status, headers, exc_info)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from datetime import date
 from hashlib import blake2b
 from math import isfinite
@@ -120,8 +120,8 @@ def _with_keys(pairs: Iterator[Any]) -> Iterator[Asked]:
 
 
 def _kept(prompt: Messages) -> Messages:
-    """The prompt; of messages that stand in anything but a list, such as a deque or a generator, a list."""
-    if isinstance(prompt, (str, bytes, bytearray, list, tuple, Mapping)) or not isinstance(prompt, Iterable):
+    """The prompt; of messages that stand in order in anything but a list, such as a deque or a generator, a list."""
+    if isinstance(prompt, (str, bytes, bytearray, list, tuple, Mapping, Set)) or not isinstance(prompt, Iterable):
         return prompt
     return list(prompt)
 

@@ -260,14 +260,15 @@ class RemoteResource(Generic[T]):
                 self._own.stop()
         if self._made is not None:
             if self.at_work:
-                self._last(self._resources.stop, self._made)
-            self._last(self._resources.delete, self._made)
+                self._last(self._resources.stop, self._made, 1)
+            # Twice, for a server may close the kept connection at this very moment.
+            self._last(self._resources.delete, self._made, 2)
         self._deleted.put(None)
 
-    def _last(self, step: Callable[[Exchange, T], object], made: T) -> None:
+    def _last(self, step: Callable[[Exchange, T], object], made: T, times: int) -> None:
         settings = self._exchange.settings._replace(retries=0)
         until = Deadline(LAST_TIMEOUT)
-        for _ in range(2):  # twice, for a server may close the kept connection at this very moment
+        for _ in range(times):
             exchange = Exchange(self._resources.transport, Limits(until.left()), settings)
             try:
                 with exchange:

@@ -20,7 +20,6 @@ from urllib3.response import BaseHTTPResponse
 
 from ..cancellation import Deadline, Stoppable
 from ..errors import ProtocolError
-from .deadlines import LimitedReader
 
 #: How much one read asks for, in bytes.
 READ_SIZE = 64 * 1024
@@ -101,6 +100,41 @@ class ChunkedDecoder:
             self.broken = ValueError("invalid chunk framing")  # without the bytes, for they may hold half a secret
         self._torn = rest
         return len(data)
+
+
+class LimitedReader(io.RawIOBase):
+    """Reads from a socket, and waits no longer than until its owner's deadline, nor than the socket's own timeout."""
+
+    def __init__(self, sock: Any, owner: Stoppable, raw: Any) -> None:
+        self._sock = sock
+        self._owner = owner
+        self._timeout = sock.gettimeout()
+        self._raw = raw  # keeps the socket open until this is closed
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._limit()
+        return self._raw.readinto(buffer)  # type: ignore[no-any-return]
+
+    def read1(self, size: int) -> bytes:
+        """Reads what has arrived, some of which may wait in the buffer of what this was made of."""
+        self._limit()
+        return self._raw.read1(size)  # type: ignore[no-any-return]
+
+    def recv(self, size: int) -> bytes:
+        self._limit()
+        return self._sock.recv(size)  # type: ignore[no-any-return]
+
+    def _limit(self) -> None:
+        if self._owner.deadline is not None:
+            self._owner.deadline.limit(self._sock, self._timeout)
+
+    def close(self) -> None:
+        self._raw.close()
+        self.__dict__.pop("_owner", None)  # a connection that waits in its pool keeps nothing of the last question
+        super().close()
 
 
 class BufferedResponse(http.client.HTTPResponse):

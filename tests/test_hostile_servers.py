@@ -471,6 +471,18 @@ def test_an_error_as_json_with_a_200_is_told_by_h2o(provider_for: Make, wire: Wi
         assert (type(error), error.detail) == (APIStatusError, "out of order")
 
 
+@pytest.mark.parametrize("cut", [b"\n", b"\n{", b'\n{"error"'])
+def test_h2o_tells_an_error_as_json_however_it_was_cut(cut: bytes, provider_for: Make, wire: Wire) -> None:
+    body = b'\n{"error": "out of order"}'
+
+    def script(request: Recorded, connection: Connection) -> None:
+        connection.send(head("Content-Type: text/plain", f"Content-Length: {len(body)}") + cut)
+        time.sleep(0.05)  # so that it comes in two reads
+        connection.send(body[len(cut) :])
+
+    assert failing(provider_for(H2O, script), wire).detail == "out of order"
+
+
 @pytest.mark.parametrize("kind", ["Application/JSON", "application/problem+json"])
 def test_an_error_as_json_with_a_200_is_told_by_acytoo(kind: str, provider_for: Make, wire: Wire) -> None:
     error = failing(provider_for(ACYTOO, saying(whole(kind, b'{"error": "out of order"}'))), wire)

@@ -25,7 +25,8 @@ def decompressed(chunks: Iterable[bytes], encoding: str, may_be_empty: bool = Tr
         ProtocolError: it is in another encoding, in several, or not in the one that it says.
         StreamInterrupted: it ends before its end.
     """
-    if encoding not in ("gzip", "x-gzip", "deflate"):
+    name = encoding.lower()
+    if name not in ("gzip", "x-gzip", "deflate"):
         raise ProtocolError("the body has a Content-Encoding that was not asked for", detail=encoding)
     decoder, over = None, False
     for data in chunks:
@@ -33,10 +34,10 @@ def decompressed(chunks: Iterable[bytes], encoding: str, may_be_empty: bool = Tr
         while (data or more) and not over:
             if decoder is None or decoder.eof:
                 # Where no member of gzip follows, all that does is padding, which browsers ignore too.
-                over = decoder is not None and (encoding == "deflate" or not data.startswith(b"\x1f"))
+                over = decoder is not None and (name == "deflate" or not data.startswith(b"\x1f"))
                 if over:
                     break
-                decoder = zlib.decompressobj(_window_bits(encoding, data))
+                decoder = zlib.decompressobj(_window_bits(name, data))
             before = decoder.copy()
             try:
                 content = decoder.decompress(data, MAX_CONTENT)

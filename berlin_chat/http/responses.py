@@ -260,7 +260,8 @@ def reader(response: requests.Response) -> tuple[Callable[[int], bytes], str]:
         return raw.read1, "identity"
     ours = getattr(raw, "_original_response", None)
     read = ours.read1 if isinstance(ours, BufferedResponse) else functools.partial(raw.read1, decode_content=False)
-    return read, response.headers.get("Content-Encoding", "").strip().lower() or "identity"
+    encoding = response.headers.get("Content-Encoding", "").strip()
+    return read, "identity" if encoding.lower() in ("", "identity") else encoding
 
 
 @contextlib.contextmanager
@@ -299,8 +300,9 @@ def limited(chunks: Iterator[bytes], most: int) -> Iterator[bytes]:
 
 
 def peeked(body: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
-    """How a body begins, without spaces, and the whole of it."""
-    start = b""
+    """How a body begins, without spaces, and the whole of it, with them."""
+    start, read = b"", []
     while len(start) < LABEL_READ and (data := next(body, b"")):
+        read.append(data)
         start = (start + data).lstrip()
-    return start, chain([start], body)
+    return start, chain(read, body)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, quote_plus
 from uuid import uuid4
@@ -13,6 +12,7 @@ from ..errors import ChatError, ProtocolError, StreamInterrupted
 from ..http.cleanup import RemoteResource, RemoteResources
 from ..http.failures import event_error, said_error, settings_advice
 from ..http.login import Login
+from ..http.responses import peeked
 from ..http.transport import Exchange
 from ..messages import flatten
 from ..provider import Provider
@@ -78,12 +78,11 @@ class H2o(Provider):
                 path = conversation.create()
             conversation.at_work = True
             response = exchange.post(path, body, headers=self._headers())
-            chunks = exchange.chunks(response)
-            start = next(chunks, b"")
-            if start.lstrip().startswith(b"{"):  # no event begins like that
-                raise said_error(exchange.said(response, chain([start], chunks)))
+            start, chunks = peeked(exchange.chunks(response))
+            if start.startswith(b"{"):  # no event begins like that
+                raise said_error(exchange.said(response, chunks))
             told = Text()
-            for data in events(chain([start], chunks)):
+            for data in events(chunks):
                 text, ended = _token(data)
                 text = told.feed(text)
                 if ended:

@@ -51,6 +51,11 @@ FINDINGS: list[tuple[str, bytes, str]] = [
         "the same",
     ),
     (
+        "h2o",
+        b'\x00200 OK\n\n\n{"error":"x"}',
+        "the server's own error was told only where it came in the first read",
+    ),
+    (
         "answers",
         b"\0HTTP/1.1 200 OK\r\nno field\r\nContent-Length: 17\r\n\r\nabc",
         "a line of the head that is no field hid those behind it, so that a body that was cut passed for whole",

@@ -34,11 +34,15 @@ def _no_configuration_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _signals_are_not_ignored() -> Iterator[None]:
-    """A shell lets background jobs ignore Ctrl-C, and children inherit that; a handler they do not inherit."""
+    """A shell lets background jobs ignore Ctrl-C, and children inherit that; a handler they do not inherit.
+
+    Ctrl-C then does what it does in the foreground.
+    """
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     ignored = [number for number in numbers if signal.getsignal(number) == signal.SIG_IGN]
     for number in ignored:
-        signal.signal(number, lambda number, frame: None)
+        on_signal = signal.default_int_handler if number == signal.SIGINT else lambda number, frame: None
+        signal.signal(number, on_signal)
     yield
     for number in ignored:
         signal.signal(number, signal.SIG_IGN)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -124,7 +125,7 @@ def test_the_command_tells_what_it_has_found_and_fails(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(search.TESTS), str(search.TESTS.parent)])}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
     assert done.returncode == 1, done.stderr
-    assert "The input: b'" in done.stdout
+    assert re.search(r"^The input: b['\"]", done.stdout, re.MULTILINE), done.stdout
     assert "an undeclared error" in done.stdout
 
 

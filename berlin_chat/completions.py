@@ -88,9 +88,7 @@ class Completion:
 
     def after(self, rest: bytes) -> None:
         """Notes what stands behind ``[DONE]``: some servers count the tokens there."""
-        with suppress(ProtocolError):  # the reply is complete, whatever stands there
-            for line in self._lines.feed(rest + _END):
-                self._note_behind(line)
+        self._note_behind(self._lines.feed(rest + _END))
 
     def finish(self, end: str) -> Iterator[str | Event]:
         """Yields what was kept back, and notes what was collected.
@@ -124,7 +122,7 @@ class Completion:
         feed, loads, pending, known = self._lines.feed, parser(), self._pending, self._metadata
         plainly = False
         for received in chain(chunks, (_END,)):
-            lines = feed(received)
+            lines = iter(feed(received))
             for line in lines:
                 if pending or not line.startswith(b"data:"):
                     if pending or line:
@@ -145,8 +143,7 @@ class Completion:
                     plainly = bool(self._text.parts) and not self._text.held
                 elif line[5:].strip() in _DONE:
                     self.done = True
-                    for behind in lines[lines.index(line) + 1 :]:
-                        self._note_behind(behind)
+                    self._note_behind(lines)
                     return
                 else:
                     self._keep(line[5:])
@@ -182,10 +179,12 @@ class Completion:
             if self._kept > self._limit:
                 raise ProtocolError(f"an event of more than {self._limit} bytes", advice="See max_event_bytes=")
 
-    def _note_behind(self, line: bytes) -> None:
-        chunk = _parsed(line[5:]) if line.startswith(b"data:") else None
-        if isinstance(chunk, dict):
-            self._note(chunk)
+    def _note_behind(self, lines: Iterable[bytes]) -> None:
+        with suppress(ProtocolError):  # the reply is complete, whatever stands there
+            for line in lines:
+                chunk = _parsed(line[5:]) if line.startswith(b"data:") else None
+                if isinstance(chunk, dict):
+                    self._note(chunk)
 
     # Chunks
 

@@ -43,8 +43,8 @@ class Lines:
         self._size = 0
         self._after_cr = False  # a LF that comes now belongs to the line end before it
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """Returns the lines that ``data`` completes; raises ProtocolError past the limit."""
+    def feed(self, data: bytes) -> Iterable[bytes]:
+        """Returns the lines that ``data`` completes; behind them comes ProtocolError where the next is too long."""
         if self._after_cr and data:
             self._after_cr = False
             data = data.removeprefix(b"\n")
@@ -54,9 +54,7 @@ class Lines:
         lines = data.split(b"\n")
         too_long = self._size + len(lines[0]) > self._limit
         if too_long or (len(data) > self._limit and max(map(len, lines)) > self._limit):
-            raise ProtocolError(
-                f"a line of more than {self._limit} bytes: this is not the protocol", advice=self._advice
-            )
+            return self._until_too_long(lines)
         rest = lines.pop()
         if lines and self.unfinished:
             lines[0] = b"".join([*self.unfinished, lines[0]])
@@ -65,6 +63,14 @@ class Lines:
             self.unfinished.append(rest)
             self._size += len(rest)
         return lines
+
+    def _until_too_long(self, lines: list[bytes]) -> Iterator[bytes]:
+        lines[0] = b"".join([*self.unfinished, lines[0]])
+        for line in lines:
+            if len(line) > self._limit:
+                said = f"a line of more than {self._limit} bytes: this is not the protocol"
+                raise ProtocolError(said, advice=self._advice)
+            yield line
 
 
 def without_bom(chunks: Iterable[bytes]) -> Iterator[bytes]:

@@ -408,6 +408,23 @@ def test_a_larger_event_is_a_protocol_error_in_bounded_memory(begin: bytes, part
     assert peak < 4 * limit + MIB, f"it took {peak / MIB:.1f} MiB of memory"
 
 
+def at_once(body: bytes) -> Script:
+    return lambda request, connection: connection.respond(200, body, {"Content-Type": "text/event-stream"})
+
+
+def test_what_stands_before_a_larger_event_is_not_lost_where_one_read_brings_both(served: Make) -> None:
+    larger = b'data: {"choices":[{"index":0,"delta":{"content":"' + b"A" * 2000 + b'"}}]}\n\n'
+    with pytest.raises(ProtocolError, match="1000 bytes") as caught:
+        served(at_once(data(FIRST, REST) + larger + data(STOP)), max_event_bytes=1000).ask("Hi")
+    assert caught.value.partial == TEXT
+
+
+def test_a_larger_event_behind_the_end_is_not_looked_at(served: Make) -> None:
+    larger = b'data: {"usage":{"total_tokens":1},"x":"' + b"A" * 2000 + b'"}\n\n'
+    whole = data(FIRST, REST, STOP) + b"data: [DONE]\n\n"
+    assert served(at_once(whole + larger), max_event_bytes=1000).ask("Hi") == TEXT
+
+
 def test_16_mib_are_the_limit_unless_told_otherwise() -> None:
     taken: list[int] = []
     body = endless(data(FIRST) + b'data: {"x":"', b"A" * 65536, taken)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from unittest.mock import patch
 
 from berlin_chat import decoding
@@ -12,7 +13,7 @@ from fuzzing.form import Target, headed
 class TornLines(decoding.Lines):
     """Takes a CR and a LF for two line ends where a read has torn them apart."""
 
-    def feed(self, data: bytes) -> list[bytes]:
+    def feed(self, data: bytes) -> Iterable[bytes]:
         found = super().feed(data)
         self._after_cr = False
         return found

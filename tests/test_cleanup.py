@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
+
+import pytest
 
 from berlin_chat.http.cleanup import Workers
 
@@ -27,3 +30,25 @@ def test_work_is_done_even_if_ctrl_c_came_between_putting_it_and_waking_a_thread
     threading.Timer(0.05, go_on.set).start()
     workers.close(5)
     assert done == ["last"], "work that was given before close() was dropped"
+
+
+def test_close_waits_for_a_thread_that_is_only_about_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever gives work may be between making its thread and starting it: the work would come after the end."""
+    workers, done = Workers(), []
+    about, go_on = threading.Event(), threading.Event()
+    start = threading.Thread.start
+
+    def late(thread: Any) -> None:
+        if thread.name == "cleaning up":
+            about.set()
+            go_on.wait(5)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", late)
+    giver = threading.Thread(target=workers.run, args=[lambda: done.append("work")])
+    giver.start()
+    assert about.wait(5), "nobody makes a thread for the work"
+    threading.Timer(0.05, go_on.set).start()
+    workers.close(5)
+    assert done == ["work"], "close() did not wait for work that was given before it"
+    giver.join(5)

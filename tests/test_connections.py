@@ -31,7 +31,7 @@ from berlin_chat import (
     ask_many,
     get_provider,
 )
-from berlin_chat.http.connections import Session, close_pool
+from berlin_chat.http.connections import Session, Stack, close_pool
 from wire import (
     ACYTOO,
     BERLIN,
@@ -430,6 +430,18 @@ def test_a_provider_may_be_closed_while_a_connection_too_many_is_put_away(
         asked = [pool.submit(provider.ask, "Hi") for _ in range(2)]
         ended = [future.exception(PATIENCE) for future in asked]
     assert all(isinstance(error, (Cancelled, type(None))) for error in ended), ended
+
+
+@pytest.mark.parametrize("proxy", [None, "http://127.0.0.1:9", "socks5h://127.0.0.1:9"])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_no_pool_has_a_lock_that_a_finalizer_could_wait_for(scheme: str, proxy: str | None) -> None:
+    """The thread that runs it may hold that lock: urllib3's own queue of connections has one."""
+    session = Session(4, set())
+    request = session.prepare_request(requests.Request("GET", f"{scheme}://127.0.0.1:9/"))
+    adapter: Any = session.get_adapter(request.url or "")
+    pool = adapter.get_connection_with_tls_context(request, True, proxies={scheme: proxy} if proxy else None)
+    assert type(pool.pool) is Stack
+    close_pool(pool)
 
 
 def test_a_connection_that_comes_back_while_its_pool_is_closed_is_closed_too() -> None:

@@ -53,6 +53,7 @@ class Lines:
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         lines = data.split(b"\n")
         too_long = self._size + len(lines[0]) > self._limit
+        # pragma: no mutate - the first look at data spares the second, which decides
         if too_long or (len(data) > self._limit and max(map(len, lines)) > self._limit):
             return self._until_too_long(lines)
         rest = lines.pop()
@@ -115,7 +116,7 @@ def events(chunks: Iterable[bytes]) -> Iterator[bytes]:
                     raise ProtocolError(f"an event of more than {MAX_LINE} bytes: this is not the protocol")
                 data.append(value)
             elif not line and data:
-                yield data[0] if len(data) == 1 else b"\n".join(data)
+                yield b"\n".join(data)
                 data = []
                 size = -1
 
@@ -166,18 +167,18 @@ class _EarlyObject:
     def __init__(self) -> None:
         self.length = 0  # bytes of the line up to the object's end; 0 until it has been found
         self.scanning = False  # the first look failed
-        self.end = 0  # how long the line was when the scan found the outermost brace closed; 0 until it has
+        # Where the scan found the outermost brace closed, counted from the start of what was new; 0 until it has. What
+        # is no object by then never becomes one.
+        self.end = 0
         self._scanned = 0  # parts of the line
-        self._size = 0  # bytes of them
         self._depth = 0
-        self._closed = False  # the outermost brace: what is no object by then never becomes one
         self._in_string = False
         self._escaped = False  # a backslash ended the last part: the next byte is no quote
 
     def look(self, parts: list[bytes]) -> dict[str, Any] | None:
         """Returns the object if the parts of the line end with its end, else None."""
         if self.scanning:
-            return self._parsed(parts) if not self._closed and self.closed(parts) else None
+            return self._parsed(parts) if not self.end and self.closed(parts) else None
         if not parts[-1].rstrip().endswith(b"}"):
             return None
         value = self._parsed(parts)
@@ -197,24 +198,27 @@ class _EarlyObject:
         """Scans the parts that are new; says whether the outermost brace has been closed."""
         new = b"".join(parts[self._scanned :])
         if not new:
-            return self._closed
+            return self.end > 0
         self._scanned = len(parts)
-        position = 1 if self._escaped else 0
+        position = int(self._escaped)
         self._escaped = False
         while match := (self._IN_STRING if self._in_string else self._OUTSIDE).search(new, position):
             position = match.end()
             byte = match[0]
+            # pragma: no mutate - none of the four bytes that are looked for comes before this one
             if byte == b'"':
                 self._in_string = not self._in_string
+            # pragma: no mutate - nor any of the others before this one
             elif byte == b"\\":
-                self._escaped = position == len(new)
+                self._escaped = position == len(new)  # pragma: no mutate - it is never greater
                 position += 1
             else:
+                # pragma: no mutate - either sign will do, for all that counts is the way back to 0
                 self._depth += 1 if byte == b"{" else -1
-                if self._depth == 0 and not self._closed:
-                    self._closed, self.end = True, self._size + position
-        self._size += len(new)
-        return self._closed
+                # pragma: no mutate - of an object, which begins with a brace, the depth is never below 0
+                if self._depth == 0 and not self.end:
+                    self.end = position
+        return self.end > 0
 
 
 def text(chunks: Iterable[bytes], encoding: str = "utf-8") -> Iterator[str]:

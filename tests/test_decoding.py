@@ -880,6 +880,14 @@ def test_an_event_may_be_as_long_as_the_limit_and_no_longer(short_limit: int, da
             assert (came, error) == ([], ProtocolError)
 
 
+def test_each_event_has_the_whole_limit_for_itself(short_limit: int) -> None:
+    first, longest = b"data: a\n\n", b"data\n" * (short_limit + 1) + b"\n"
+    for chunks in splits(first + longest + first):
+        assert list(events(chunks)) == [b"a", b"\n" * short_limit, b"a"]
+    for chunks in splits(first + b"data\n" + longest):
+        assert outcome(events(chunks)) == ([b"a"], ProtocolError)
+
+
 def test_an_object_may_be_as_long_as_the_limit_and_no_longer(short_limit: int) -> None:
     longest = b'{"a":"' + b"x" * (short_limit - 8) + b'"}'
     for end in (b"", b"\n", b"\r\n"):
@@ -982,6 +990,12 @@ def test_the_end_of_an_object_is_found_with_few_attempts(
     assert attempts > 0
 
 
+def test_a_backslash_that_a_read_has_torn_off_escapes_one_byte() -> None:
+    source = iter([b'{"a": {}', b', "b": "\\', b'""}', b"\n"])
+    assert next(objects(source)) == {"a": {}, "b": '"'}
+    assert list(source) == [b"\n"], "the object was held back"
+
+
 def test_an_object_that_comes_whole_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     attempts: list[bytes] = []
 
@@ -990,6 +1004,7 @@ def test_an_object_that_comes_whole_is_parsed_once(monkeypatch: pytest.MonkeyPat
         return parse(data)
 
     monkeypatch.setattr(decoding, "parse", counted)
+    monkeypatch.setattr(decoding._EarlyObject, "closed", None)  # nor are its bytes scanned
     stream = [b'{"a": {"b": "}"}}', b'\n{"a": 2}', b'\n{"a": 3}\n{"a": 4}\n']
     assert [value["a"] for value in objects(stream) if isinstance(value, dict)] == [{"b": "}"}, 2, 3, 4]
     assert len(attempts) == 4

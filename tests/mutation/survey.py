@@ -1,0 +1,98 @@
+"""Which tests run which line, and how long each takes: found by running them once, with nothing changed."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from coverage import CoverageData
+
+#: Seconds that the tests of one mutant may take together, as the survey has measured them.
+BUDGET = 8.0
+
+
+class Survey:
+    """What a run of the tests has shown.
+
+    Args:
+        folder: where a run has been recorded.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._data = CoverageData(basename=str(folder / "coverage"))
+        self._data.read()
+        self.seconds: dict[str, float] = json.loads((folder / "seconds.json").read_text(encoding="utf-8"))
+        self._lines: dict[Path, dict[int, set[str]]] = {}
+        running = {name.partition("|")[0] for name in self._data.measured_contexts()}
+        self._looking = self.seconds.keys() - running
+
+    def tests(self, path: Path, line: int, first: Iterable[str] = ()) -> list[str]:
+        """Returns the tests that may notice a change of that line, in the order in which they are tried.
+
+        Those in ``first`` that run the line come first, then those of the file with the name of the room, quick before
+        slow, and one of each function before its next, until the time of a trial is used up.
+        """
+        running = self._running(path, line)
+        chosen = [test for test in first if test in running]
+        left = BUDGET - sum(map(self.seconds.__getitem__, chosen))
+        own, places, costs = f"/test_{path.stem}.py::", Counter[str](), {}
+        for test in sorted(running - set(chosen), key=self.seconds.__getitem__):
+            function = test.partition("[")[0]
+            places[function] += 1
+            near = test in self._looking or own in test
+            costs[test] = (not near, self.seconds[test] * places[function])
+        for test in sorted(costs, key=costs.__getitem__):
+            left -= self.seconds[test]
+            if left < 0:
+                break
+            chosen.append(test)
+        return chosen
+
+    def _running(self, path: Path, line: int) -> set[str]:
+        """The tests that run a line. Where only an import does: those that run what it belongs to, be it the module.
+
+        For the module there are also those that run nothing, and look at what is there.
+        """
+        if path not in self._lines:
+            found = self._data.contexts_by_lineno(str(path.resolve()))
+            tests = {number: {name.partition("|")[0] for name in names} for number, names in found.items()}
+            self._lines[path] = {number: names & self.seconds.keys() for number, names in tests.items()}
+        lines = self._lines[path]
+        for wanted in (range(line, line + 1), *_around(path, line)):
+            if running := set().union(*(lines.get(number, ()) for number in wanted)):
+                return running
+        return self._looking.union(*lines.values())
+
+
+def _around(path: Path, line: int) -> Iterator[range]:
+    """The lines of the statements that a line belongs to, the innermost first."""
+    nodes = [
+        node
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or 0)
+    ]
+    for node in sorted(nodes, key=lambda node: node.lineno, reverse=True):
+        yield range(node.lineno, (node.end_lineno or 0) + 1)
+
+
+def survey(tests: list[str], sources: list[str], folder: Path) -> Survey:
+    """Runs tests, with nothing changed, and records what they show in a folder.
+
+    Args:
+        tests: files, as pytest takes them.
+        sources: the modules to be changed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = folder / "coveragerc"
+    settings.write_text("[run]\nsource =\n" + "".join(f"    {name}\n" for name in sources), encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "mutation.clock"]
+    command += ["--cov", f"--cov-config={settings}", "--cov-context=test", "--cov-report="]
+    environment = {"COVERAGE_FILE": str(folder / "coverage"), "SECONDS_FILE": str(folder / "seconds.json")}
+    subprocess.run([*command, *tests], env={**os.environ, **environment}, check=False)
+    return Survey(folder)

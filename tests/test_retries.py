@@ -176,3 +176,20 @@ def test_a_kept_connection_that_the_server_has_closed_is_no_failure(
         assert provider.ask("Hi") == "ok"
         for connection in list(wire.connections):
             connection.close()
+
+
+def test_a_kept_connection_that_closes_when_it_is_used_again_is_asked_again_at_once(
+    speech: Speech, provider_for: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some servers announce that they keep a connection, and do not: the question may come just before its end."""
+    used: set[Connection] = set()
+
+    def once(request: Recorded, connection: Connection) -> None:
+        (close if connection in used else speak(speech, ["ok"]))(request, connection)
+        used.add(connection)
+
+    monkeypatch.setattr("berlin_chat.http.retries.FIRST_WAIT", 60.0)
+    provider = provider_for(speech, once, retries=1)
+    for attempts in (1, 2):
+        reply = provider.ask("Hi", deadline=5)
+        assert (reply, reply.attempts) == ("ok", attempts)

@@ -52,11 +52,13 @@ class Owner(Stoppable):
 
     Attributes:
         write_timeout: how long it may take until some of a request is taken, in seconds; None for no limit.
+        reused: whether its last request went over a connection that had been kept.
     """
 
     def __init__(self, limits: Limits, write_timeout: float | None = None) -> None:
         super().__init__(limits)
         self.write_timeout = write_timeout
+        self.reused = False
         self._socket: list[Any] = []  # at most one
 
     def attach(self, sock: Any) -> None:
@@ -129,8 +131,10 @@ class Interruptible(Connecting):
         super().connect()
 
     def request(self, *args: Any, **kwargs: Any) -> Any:
-        if self.sock is not None and (owner := working_for.current()) is not None:
-            owner.attach(self.sock)
+        if (owner := working_for.current()) is not None:
+            owner.reused = self.sock is not None and self._kept
+            if self.sock is not None:
+                owner.attach(self.sock)
         return super().request(*args, **kwargs)  # type: ignore[misc]
 
     def getresponse(self) -> Any:

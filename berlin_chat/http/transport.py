@@ -16,7 +16,7 @@ from urllib3.exceptions import ClosedPoolError
 
 from ..cancellation import Limits
 from ..decoding import document
-from ..errors import ChatError
+from ..errors import APIConnectionError, ChatError
 from ..process import after_fork, at_exit
 from ..redaction import Redactor, secrets_in_cookies, secrets_in_headers, secrets_in_session
 from ..validation import Headers, Settings, Timeout
@@ -285,6 +285,8 @@ class Exchange(Owner):
 
     def _wait_to_retry(self, seconds: float) -> None:
         self.attempts += 1
+        if self.reused and isinstance(self._refusal, APIConnectionError):
+            seconds = 0.0  # a server may close a kept connection just when it is used again, and be well
         self.transport.report(self, self._refusal, seconds)
         self.sleep(seconds, self._refusal)
         if self.limits.limiter is not None:

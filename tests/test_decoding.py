@@ -1104,6 +1104,34 @@ def test_json_nested_too_deeply_is_a_value_error(data: bytes) -> None:
         parse(data)
 
 
+def test_without_orjson_the_standard_librarys_parser_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "orjson", None)
+    monkeypatch.setattr(decoding, "_loads", decoding._first_loads)
+    assert parse(b'{"a": 1}') == {"a": 1}
+    assert decoding.parser() is decoding._standard_loads
+
+
+@pytest.mark.usefixtures("loads")
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [
+        pytest.param(["["], ["]"], id="lists"),
+        pytest.param(['{"a":'], ["}"], id="objects"),
+        pytest.param(["[", '{"a":'], ["]", "}"], id="both"),
+        pytest.param(['["\\"]]",[],{},'], ["]"], id="lists beside what looks like their ends, and beside others"),
+    ],
+)
+def test_json_may_be_nested_as_deeply_as_the_limit_and_no_deeper(begin: list[str], end: list[str]) -> None:
+    def nested(depth: int) -> bytes:
+        layers = [place % len(begin) for place in range(depth)]
+        return ("".join(begin[n] for n in layers) + "1" + "".join(end[n] for n in reversed(layers))).encode()
+
+    inner = len(begin[0]) > 10  # what stands beside is a layer of its own
+    assert parse(nested(decoding.DEEPEST - inner)) == json.loads(nested(decoding.DEEPEST - inner))
+    with pytest.raises(ValueError, match="nested too deeply"):
+        parse(nested(decoding.DEEPEST + 1))
+
+
 @pytest.mark.usefixtures("loads")
 def test_a_string_without_an_end_costs_linear_time() -> None:
     """Escaped quotes, in each of which another search for its end began: 80 KB took a minute."""

@@ -21,8 +21,11 @@ class Forkable(Protocol):
 class Parting(Protocol):
     """Has something open that a fork must not copy, such as a database with its locks."""
 
-    def before_fork(self) -> None:
-        """Closes it, and lets nobody open it again before ``after_fork``; called by the thread that forks."""
+    def before_fork(self, patience: float) -> bool:
+        """Closes it, and lets nobody open it again before ``after_fork``; called by the thread that forks.
+
+        Says whether it could do so within so many seconds.
+        """
 
     def after_fork(self) -> None:
         """Lets it be opened again; called by the thread that has forked, in both processes."""
@@ -42,6 +45,8 @@ _parting: weakref.WeakSet[Parting] = weakref.WeakSet()
 _ending: weakref.WeakSet[Ending] = weakref.WeakSet()
 
 
+#: How long a fork waits for a lock before it lets go of those that it has, in seconds.
+FORK_PATIENCE = 0.1
 #: Held while a module is imported that is only needed now; a fork waits for that. Else the lock of the import would
 #: stay with a thread that the child does not have, and the child would wait for it for ever. Reentrant, for one import
 #: leads to the next, and a finalizer or a signal handler may come in the middle of it.
@@ -75,9 +80,17 @@ def _reset_all() -> None:
 
 
 def _before_fork() -> None:
-    importing.acquire()  # the first, for a finalizer that comes in the middle of an import may want one of the others
-    for one in sorted(_parting, key=id):  # in one order, for two threads may fork at once, and each waits for locks
-        one.before_fork()
+    """Takes all locks. Where one is not to be had, it lets go of the others for a moment.
+
+    For whoever has that one may want another: a finalizer in the middle of an import, a signal handler in the middle of
+    a read.
+    """
+    while True:
+        importing.acquire()
+        # In one order, for two threads may fork at once.
+        if all(one.before_fork(FORK_PATIENCE) for one in sorted(_parting, key=id)):
+            return
+        _after_fork()
 
 
 def _after_fork() -> None:

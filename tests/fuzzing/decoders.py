@@ -151,7 +151,7 @@ def compressed(data: bytes) -> None:
     def read(chunks: Iterable[bytes]) -> tuple[bytes, str]:
         def content() -> Iterator[bytes]:
             left = ENOUGH
-            for part in encodings.decompressed(chunks, encoding):
+            for part in encodings.decompressed(chunks, encoding, may_be_empty=True):
                 assert 0 < len(part) <= encodings.MAX_CONTENT
                 yield part[:left]
                 if (left := left - len(part)) <= 0:

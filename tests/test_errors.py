@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import requests
 import trustme
+import urllib3
 
 from berlin_chat import (
     Acytoo,
@@ -623,3 +624,24 @@ def test_each_status_is_an_error_with_its_advice(status: int) -> None:
     assert (type(error), error.status, error.retry_after, error.detail) == (kind, status, 3.0, "said")
     assert advice in error.advice if advice else not error.advice
     assert f"{status} Because" in str(error)
+
+
+@pytest.mark.parametrize("code", [400, 401, 402, 403, 404, "401", None])
+@pytest.mark.parametrize("first", [True, False])
+def test_only_a_first_object_refuses_the_token(code: Any, first: bool) -> None:
+    error = failures.object_error({"code": code, "msg": "нет"}, first)
+    refused = first and code in (401, 403)
+    assert type(error) is (AuthenticationError if refused else APIStatusError)
+    assert (error.status, "нет" in str(error)) == (200, True), "it is not told in the server's own letters"
+
+
+def test_what_is_said_instead_of_a_reply_came_with_success() -> None:
+    error = failures.said_error(b'{"error": {"message": "overloaded"}}')
+    assert (type(error), error.status, error.detail) == (APIStatusError, 200, "overloaded")
+
+
+def test_a_failure_without_a_word_is_told_by_the_name_of_what_is_innermost() -> None:
+    failure = requests.ConnectionError(urllib3.exceptions.ProtocolError("aborted", ConnectionResetError()))
+    error = failures.explanation(failure, (1.0, 2.0))
+    assert isinstance(error, APIConnectionError)
+    assert error.detail == "ConnectionResetError"

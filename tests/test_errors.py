@@ -645,3 +645,12 @@ def test_a_failure_without_a_word_is_told_by_the_name_of_what_is_innermost() -> 
     error = failures.explanation(failure, (1.0, 2.0))
     assert isinstance(error, APIConnectionError)
     assert error.detail == "ConnectionResetError"
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [("cannot read", StreamInterrupted), ("no TLS CA certificate bundle, invalid path: /nowhere", InvalidRequest)],
+)
+def test_only_a_path_of_certificates_makes_the_request_wrong(said: str, kind: type[ChatError]) -> None:
+    assert type(failures.explanation(OSError(said), (1.0, 2.0))) is kind
+    assert type(failures.explanation(ConnectionError(said), (1.0, 2.0))) is StreamInterrupted

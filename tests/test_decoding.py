@@ -867,6 +867,37 @@ def test_the_limit_of_framing_does_not_depend_on_how_it_was_split(before: bytes)
                 decoder.feed(chunk)
 
 
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [(b"1;", b"\r\nx\r\n0\r\n\r\n"), (b"1\r\nx\r\n0;", b"\r\n\r\n"), (b"1\r\nx\r\n0\r\nX: ", b"\r\n\r\n")],
+    ids=["a size", "the last size", "trailers"],
+)
+def test_framing_may_be_as_long_as_the_limit_and_no_longer(begin: bytes, end: bytes) -> None:
+    after = 4 if begin.endswith(b"X: ") else 2  # the blank line belongs to the trailers
+    room = responses.MAX_FRAMING - len(begin.rpartition(b"\n")[2]) - after
+    for length, whole in ((room, True), (room + 1, False)):
+        framed = begin + b"a" * length + end
+        for chunks in ([framed], cut(framed, [len(begin) + length]), cut(framed, range(0, len(framed), 1000))):
+            decoder, came, error = ChunkedDecoder(), b"", None
+            try:
+                for chunk in [*chunks, b""]:
+                    came += decoder.feed(chunk)
+            except ValueError as broken:
+                error = broken
+            assert (decoder.done, error is None) == (whole, whole)
+            assert came == (b"x" if whole or begin.startswith(b"1\r") else b"")
+
+
+@pytest.mark.parametrize("size", range(4070, 4100))
+def test_the_limit_of_framing_does_not_depend_on_where_it_stands(size: int) -> None:
+    decoder = ChunkedDecoder()
+    framed = b"%x\r\n%b\r\n1\r\nx\r\n0\r\n\r\n" % (size, b"a" * size)
+    assert (len(decoder.feed(framed)), decoder.done) == (size + 1, True)
+    decoder = ChunkedDecoder()
+    framed = b"%x\r\n%b\r\n0\r\n\r\n" % (size, b"a" * size)
+    assert (len(decoder.feed(framed)), decoder.done) == (size, True)
+
+
 # Limits
 
 

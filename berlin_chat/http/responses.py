@@ -88,7 +88,7 @@ class ChunkedDecoder:
                     self._open = True
             else:
                 position = self._tear(data, position, in_line=True)
-        self._left = position - end if position > end else 0
+        self._left = max(position - end, 0)
         found = b"".join(body)
         if self.broken is not None and not found:
             raise self.broken
@@ -97,6 +97,7 @@ class ChunkedDecoder:
     def _tear(self, data: bytes, position: int, in_line: bool) -> int:
         """Keeps what follows ``position`` for the next time, if it can still become what is expected."""
         rest = data[position:]
+        # pragma: no mutate - what is as long as the limit, and has no end, will be longer
         if (in_line and b"\n" in rest) or len(rest) > MAX_FRAMING:
             self.broken = ValueError("invalid chunk framing")  # without the bytes, for they may hold half a secret
         self._torn = rest

@@ -150,8 +150,9 @@ class BufferedResponse(http.client.HTTPResponse):
         self._sock = sock
         self._recv = sock.recv
         self._decoder: ChunkedDecoder | None = None
-        self._limited = owner is not None and owner.deadline is not None
-        if owner is not None and self._limited:
+        self._limited = False
+        if owner is not None and owner.deadline is not None:
+            self._limited = True
             limited = LimitedReader(sock, owner, self.fp.detach())
             self.fp = io.BufferedReader(limited)
             self._recv = limited.recv
@@ -168,7 +169,7 @@ class BufferedResponse(http.client.HTTPResponse):
         """RFC 9110, section 15.2: any number of 1xx may come before the final answer, and can be ignored."""
         for _ in range(MAX_INFORMATIONAL):
             version, status, reason = super()._read_status()  # type: ignore[misc]
-            if not 100 <= status < 200 or status == http.HTTPStatus.SWITCHING_PROTOCOLS:
+            if status >= 200 or status == http.HTTPStatus.SWITCHING_PROTOCOLS:
                 return version, status, reason
             http.client.parse_headers(self.fp)
         raise http.client.HTTPException(f"more than {MAX_INFORMATIONAL} informational answers")

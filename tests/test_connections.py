@@ -74,10 +74,11 @@ def test_informational_answers_are_no_answer(
     assert len({request.connection for request in asked}) == 1, "the connection was not used again"
 
 
-def test_informational_answers_without_end_are_a_protocol_error(provider_for: Make) -> None:
+@pytest.mark.parametrize("status", [100, 103])
+def test_informational_answers_without_end_are_a_protocol_error(status: int, provider_for: Make) -> None:
     def endless(request: Recorded, connection: Connection) -> None:
         while not connection.gone.is_set():
-            connection.send(head(103, {}) * 100)
+            connection.send(head(status, {}) * 100)
 
     with pytest.raises(ProtocolError):
         provider_for(YLOKH, endless).ask("Hi")

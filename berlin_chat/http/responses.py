@@ -200,6 +200,7 @@ class BufferedResponse(http.client.HTTPResponse):
                 self.length = int(size)
                 self.will_close = self._check_close()  # type: ignore[attr-defined]
 
+    # pragma: no mutate - as http.client has it; it is never left out here
     def read1(self, n: int = -1) -> bytes:
         if not self.chunked or self.fp is None:
             data = super().read1(n)

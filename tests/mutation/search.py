@@ -48,12 +48,13 @@ def module_name(path: Path) -> str:
 
 
 class _Running:
-    """A mutant that meets its tests, the first of them before the others."""
+    """A mutant that meets its tests: a few, the other quick ones, and the slow ones where it is not explained."""
 
     def __init__(self, mutant: Mutant, tests: list[str], seen: Survey) -> None:
         self.mutant = mutant
         self._seen = seen
-        self._left = [part for part in (tests[:FIRST], tests[FIRST:]) if part]
+        slow = [] if mutant.explained else seen.slow_tests(mutant.path, mutant.line, tests)
+        self._left = [part for part in (tests[:FIRST], tests[FIRST:], slow) if part]
         self._trial: Trial | None = None
         self.killer = SURVIVED
 

@@ -13,8 +13,10 @@ from pathlib import Path
 
 from coverage import CoverageData
 
-#: Seconds that the tests of one mutant may take together, as the survey has measured them.
+#: Seconds that the quick tests of one mutant may take together, as the survey has measured them.
 BUDGET = 8.0
+#: Seconds that one of each of the slow ones may take.
+LAST_BUDGET = 60.0
 
 
 class Survey:
@@ -36,7 +38,7 @@ class Survey:
         """Returns the tests that may notice a change of that line, in the order in which they are tried.
 
         Those in ``first`` that run the line come first, then those of the file with the name of the room, quick before
-        slow, and one of each function before its next, until the time of a trial is used up.
+        slow, and one of each function before its next, until ``BUDGET`` is used up.
         """
         running = self._running(path, line)
         chosen = [test for test in first if test in running]
@@ -52,6 +54,18 @@ class Survey:
             if left < 0:
                 break
             chosen.append(test)
+        return chosen
+
+    def slow_tests(self, path: Path, line: int, tried: list[str]) -> list[str]:
+        """Returns one test of each function that runs the line and was not tried, as far as ``LAST_BUDGET`` goes."""
+        functions = {test.partition("[")[0] for test in tried}
+        left, chosen = LAST_BUDGET, []
+        for test in sorted(self._running(path, line), key=self.seconds.__getitem__):
+            function = test.partition("[")[0]
+            if function not in functions and self.seconds[test] <= left:
+                functions.add(function)
+                left -= self.seconds[test]
+                chosen.append(test)
         return chosen
 
     def _running(self, path: Path, line: int) -> set[str]:

@@ -26,6 +26,7 @@ from berlin_chat import (
     Ylokh,
     get_provider,
     provider_names,
+    providers,
 )
 from wire import BERLIN, YLOKH, Speech, Wire, speak
 
@@ -265,3 +266,35 @@ def test_the_faster_parser_is_one_that_survives_deep_input() -> None:
         "    except ValueError: pass\n"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("environment", "name"),
+    [
+        ({}, "openai"),
+        ({"BERLIN_CHAT_URL": "http://127.0.0.1:9"}, "openai"),
+        ({"BERLIN_CHAT_H2O_URL": "http://127.0.0.1:9"}, "h2o"),
+        ({"BERLIN_CHAT_H2O_URL": "http://127.0.0.1:9", "BERLIN_CHAT_ACYTOO_URL": "http://127.0.0.1:9"}, None),
+        ({"BERLIN_CHAT_URL": "http://127.0.0.1:9", "BERLIN_CHAT_ACCOUNT": "me"}, "berlin"),
+        ({"BERLIN_CHAT_URL": "http://127.0.0.1:9", "BERLIN_CHAT_TOKEN": "t"}, "berlin"),
+        ({"BERLIN_CHAT_ACCOUNT": "me"}, "openai"),
+        (
+            {
+                "BERLIN_CHAT_URL": "http://127.0.0.1:9",
+                "BERLIN_CHAT_YLOKH_URL": "http://127.0.0.1:8",
+                "BERLIN_CHAT_TOKEN": "t",
+            },
+            "ylokh",
+        ),
+    ],
+)
+def test_the_environment_says_which_provider_is_meant(
+    environment: dict[str, str], name: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    if name is None:
+        with pytest.raises(InvalidRequest, match="BERLIN_CHAT_H2O_URL, BERLIN_CHAT_ACYTOO_URL are set"):
+            providers.guessed()
+    else:
+        assert providers.guessed() == name

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from coverage import CoverageData
@@ -16,7 +16,7 @@ from coverage import CoverageData
 #: Seconds that the quick tests of one mutant may take together, as the survey has measured them.
 BUDGET = 8.0
 #: Seconds that one of each of the slow ones may take.
-LAST_BUDGET = 60.0
+LAST_BUDGET = 30.0
 
 
 class Survey:
@@ -69,30 +69,36 @@ class Survey:
         return chosen
 
     def _running(self, path: Path, line: int) -> set[str]:
-        """The tests that run a line. Where only an import does: those that run what it belongs to, be it the module.
+        """The tests that run a line, or another of its statement.
 
-        For the module there are also those that run nothing, and look at what is there.
+        Where only an import does, those that run the function whose head it is, else all that run anything of the
+        module, or nothing and look at what is there.
         """
         if path not in self._lines:
             found = self._data.contexts_by_lineno(str(path.resolve()))
             tests = {number: {name.partition("|")[0] for name in names} for number, names in found.items()}
             self._lines[path] = {number: names & self.seconds.keys() for number, names in tests.items()}
         lines = self._lines[path]
-        for wanted in (range(line, line + 1), *_around(path, line)):
+        statement, in_function = _statement(path, line)
+        for wanted in (range(line, line + 1), statement):
             if running := set().union(*(lines.get(number, ()) for number in wanted)):
                 return running
-        return self._looking.union(*lines.values())
+        return set() if in_function else self._looking.union(*lines.values())
 
 
-def _around(path: Path, line: int) -> Iterator[range]:
-    """The lines of the statements that a line belongs to, the innermost first."""
-    nodes = [
+def _statement(path: Path, line: int) -> tuple[range, bool]:
+    """The lines of the statement that a line belongs to, and whether it is one of a function's."""
+    around = [
         node
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or 0)
     ]
-    for node in sorted(nodes, key=lambda node: node.lineno, reverse=True):
-        yield range(node.lineno, (node.end_lineno or 0) + 1)
+    inner = max(around, key=lambda node: node.lineno)
+    end = inner.end_lineno or 0
+    if not isinstance(inner, (ast.FunctionDef, ast.ClassDef)) and (body := getattr(inner, "body", None)):
+        end = body[0].lineno - 1
+    in_function = any(isinstance(node, ast.FunctionDef) for node in around if node is not inner)
+    return range(inner.lineno, end + 1), in_function
 
 
 def survey(tests: list[str], sources: list[str], folder: Path) -> Survey:

@@ -214,3 +214,9 @@ def test_a_server_that_keeps_the_reply_open_after_its_end_does_not_keep_the_call
     reply = provider_for(speech, open_end).ask("Hi")
     assert reply == "a"
     assert reply.seconds < 1.0
+
+
+@pytest.mark.parametrize("kind", ["application/grpc", "application/octet-stream", "text/markdown; charset=utf-8"])
+def test_acytoo_takes_what_is_labelled_neither_as_json_nor_as_a_page_for_text(kind: str, provider_for: Make) -> None:
+    provider = provider_for(ACYTOO, lambda request, connection: connection.respond(200, b"a", {"Content-Type": kind}))
+    assert provider.ask("Hi") == "a"

@@ -173,7 +173,9 @@ COMPLETION = {"choices": [{"message": {"role": "assistant", "content": "Hello"},
 
 
 @pytest.mark.parametrize(
-    ("speech", "whole"), [(OPENAI, COMPLETION), (YLOKH, COMPLETION), (BERLIN, {"content": "Hello"})], ids=str
+    ("speech", "whole"),
+    [(OPENAI, COMPLETION), (YLOKH, COMPLETION), (BERLIN, {"content": "Hello"})],
+    ids=["openai", "ylokh", "berlin"],
 )
 @pytest.mark.parametrize("labelled", [False, True])
 def test_the_json_of_requests_mock_is_a_whole_reply(

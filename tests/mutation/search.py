@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 from mutation.mutants import Mutant, mutants, unchanged
 from mutation.survey import Survey, survey
-from mutation.trial import SURVIVED, Trial, import_ahead
+from mutation.trial import LOST, SURVIVED, Trial, import_ahead
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGE = ROOT / "berlin_chat"
@@ -75,7 +75,7 @@ class _Running:
 def search(path: Path, seen: Survey, at_once: int) -> Iterator[tuple[Mutant, str]]:
     """Yields a room's mutants and what has killed each, as ``Trial.killer``, in the order in which they end.
 
-    Raises RuntimeError where the room, as it is, is killed as well.
+    Raises RuntimeError where the room, as it is, is killed as well, or where a test is not to be found.
     """
     killers: Counter[str] = Counter()
     running: list[_Running] = []
@@ -89,6 +89,8 @@ def search(path: Path, seen: Survey, at_once: int) -> Iterator[tuple[Mutant, str
         time.sleep(0.01)
         for one in [one for one in running if one.over]:
             running.remove(one)
+            if one.killer.startswith(LOST):
+                raise RuntimeError(one.killer)
             if one.mutant.was != one.mutant.becomes:
                 killers[one.killer] += 1
                 yield one.mutant, one.killer

@@ -26,8 +26,8 @@ _AHEAD = [
     *("requests", "urllib3", "tenacity", "orjson", "responses", "hypothesis", "cheroot.wsgi", "trustme", "socks"),
     *("anyio", "trio", "requests_mock", "pytest_httpserver", "werkzeug.http", "platformdirs", "coverage"),
 ]
-#: What has killed a mutant that nothing has killed.
-SURVIVED = "-"
+#: What has killed a mutant that nothing has killed, and one whose tests are not those of the survey any more.
+SURVIVED, LOST = "-", "a test is not to be found"
 #: The most memory that a mutant may take, in bytes.
 _MEMORY = 6 * 2**30
 
@@ -152,4 +152,5 @@ def _meet(module: str, path: Path, code: str, tests: Sequence[str], seconds: flo
         return f"pytest ended: {traceback.format_exc()}"
     if status == pytest.ExitCode.OK:
         return SURVIVED
-    return killer.name or f"pytest ended with {status}:\n{(folder / 'output').read_text(errors='replace')}"
+    said = (folder / "output").read_text(errors="replace")
+    return killer.name or f"{LOST if 'ERROR: not found: ' in said else f'pytest ended with {status}'}:\n{said}"

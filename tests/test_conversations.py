@@ -31,6 +31,7 @@ from berlin_chat import (
     StreamInterrupted,
     Ylokh,
 )
+from berlin_chat.http import login
 from berlin_chat.http.connections import Adapter
 from berlin_chat.server import LocalServer
 from wire import H2O, PATIENCE, YLOKH, Chunked, Connection, Recorded, Wire, h2o_event, settings, speak, wait_for
@@ -248,7 +249,10 @@ def test_settings_are_posted_once_for_many_threads(provider_for: Make, wire: Wir
     assert left(wire) == set()
 
 
-def test_a_session_that_the_server_has_forgotten_is_begun_anew(provider_for: Make, wire: Wire) -> None:
+def test_a_session_that_the_server_has_forgotten_is_begun_anew_at_once(
+    provider_for: Make, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(login, "uniform", None)  # what a login waits where the server has one for each account
     provider = provider_for(H2O, speak(H2O, ["a"]))
     provider.ask("Hi")
     forgotten = [True]

@@ -22,6 +22,7 @@ from berlin_chat import (
     Provider,
     RateLimitError,
 )
+from berlin_chat.http.login import LoggedIn, Login
 from wire import BERLIN, PATIENCE, Connection, Recorded, Script, Wire, log_in, speak, wait_for
 
 Make = Callable[..., Provider]
@@ -261,3 +262,14 @@ def test_a_refusal_in_mid_stream_does_not_log_in_again(provider_for: Make, wire:
         provider.ask("Hi")
     assert caught.value.partial == "a"
     assert len(wire.asked("POST", "/api/login")) == 1
+
+
+def test_a_login_is_handed_on_and_the_latest_is_gone_on_with() -> None:
+    login = Login("given")
+    assert login.hand_down() is None, "what was given, others have been given, too"
+    login.take_up(None)
+    assert login.value == "given"
+    for handed, value in (("second", 2.0), "second"), (("first", 1.0), "second"), (("other", 2.0), "second"):
+        login.take_up(LoggedIn(*handed))
+        assert login.value == value
+    assert login.hand_down() == LoggedIn("second", 2.0)

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -273,3 +274,16 @@ def test_a_login_is_handed_on_and_the_latest_is_gone_on_with() -> None:
         login.take_up(LoggedIn(*handed))
         assert login.value == value
     assert login.hand_down() == LoggedIn("second", 2.0)
+
+
+def test_nobody_logs_in_who_has_what_another_thread_has_just_got() -> None:
+    def log_in() -> str:
+        pytest.fail("it logs in")
+
+    nobody: Any = None
+    login: Login[str] = Login("old")
+    login.take_up(LoggedIn("new", 1.0))
+    attempt = login._attempt
+    assert login.get(nobody, log_in, stale="old") == "new"
+    assert not attempt.over, "what is known costs an attempt"
+    assert login._lead(attempt, nobody, log_in, stale="old") == "new", "where it came after the last look"

@@ -22,6 +22,7 @@ from berlin_chat import (
     ProtocolError,
     Provider,
     RateLimitError,
+    cancellation,
 )
 from berlin_chat.http.login import LoggedIn, Login
 from wire import BERLIN, PATIENCE, Connection, Recorded, Script, Wire, log_in, speak, wait_for
@@ -287,3 +288,25 @@ def test_nobody_logs_in_who_has_what_another_thread_has_just_got() -> None:
     assert login.get(nobody, log_in, stale="old") == "new"
     assert not attempt.over, "what is known costs an attempt"
     assert login._lead(attempt, nobody, log_in, stale="old") == "new", "where it came after the last look"
+
+
+def test_who_waits_for_a_login_goes_on_as_soon_as_it_has_come(
+    provider_for: Make, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not when somebody looks again, nor when the question of who has logged in is over."""
+    monkeypatch.setattr(cancellation, "SIGNAL_INTERVAL", 60.0)
+    together = threading.Barrier(2, timeout=PATIENCE)
+
+    def both(request: Recorded, connection: Connection) -> None:
+        together.wait()
+        speak(BERLIN, ["ok"])(request, connection)
+
+    provider: Any = provider_for(BERLIN, both)
+
+    def slowly(request: Recorded, connection: Connection) -> None:
+        wait_for(lambda: provider.login._attempt.waiting)
+        log_in(request, connection)
+
+    wire.on("POST", "/api/login", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(provider.ask, ["Hi"] * 2)) == ["ok"] * 2

@@ -73,6 +73,11 @@ def test_berlin_logs_in_and_then_asks(provider_for: Make, wire: Wire) -> None:
     assert question.header("token") == "token-1"
 
 
+def test_berlin_is_asked_for_the_likeliest_words_unless_told_otherwise(provider_for: Make, wire: Wire) -> None:
+    provider_for(BERLIN, speak(BERLIN, ["x"])).ask("Hi")
+    assert wire.requests[-1].json["options"]["temperature"] == 0
+
+
 def test_ylokh_posts_the_history(provider_for: Make, wire: Wire) -> None:
     provider_for(YLOKH, speak(YLOKH, ["x"]), model="llama3", api_key="sk-1").ask(HISTORY, top_p=0.9, seed=7)
     assert lines(wire) == ["POST /v1/chat/completions"]

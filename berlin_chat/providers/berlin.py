@@ -79,7 +79,7 @@ class Berlin(Provider):
 
     def pieces(self, exchange: Exchange, body: bytes, model: str, metadata: Metadata) -> Generator[str, None, None]:
         token = self._token(exchange)
-        for chances in range(self.login.chances, -1, -1):
+        for chances in range(self.login.chances, -1, -1):  # pragma: no mutate - at 0 the error is raised
             try:
                 first, rest = self._ask(exchange, body, token)
                 break

@@ -69,6 +69,7 @@ class Lines:
         lines[0] = b"".join([*self.unfinished, lines[0]])
         for line in lines:
             if len(line) > self._limit:
+                self.unfinished, self._size = [line], len(line)  # it goes on, and is too long for ever
                 said = f"a line of more than {self._limit} bytes: this is not the protocol"
                 raise ProtocolError(said, advice=self._advice)
             yield line

@@ -6,6 +6,7 @@ import atexit
 import os
 import threading
 import weakref
+from time import sleep
 from typing import Protocol
 
 from .errors import ChatError
@@ -45,7 +46,7 @@ _parting: weakref.WeakSet[Parting] = weakref.WeakSet()
 _ending: weakref.WeakSet[Ending] = weakref.WeakSet()
 
 
-#: How long a fork waits for a lock before it lets go of those that it has, in seconds.
+#: How long a fork waits for a lock before it lets go of those that it has for the first time, in seconds.
 FORK_PATIENCE = 0.1
 #: Held while a module is imported that is only needed now; a fork waits for that. Else the lock of the import would
 #: stay with a thread that the child does not have, and the child would wait for it for ever. Reentrant, for one import
@@ -83,14 +84,17 @@ def _before_fork() -> None:
     """Takes all locks. Where one is not to be had, it lets go of the others for a moment.
 
     For whoever has that one may want another: a finalizer in the middle of an import, a signal handler in the middle of
-    a read.
+    a read. It waits longer each time, until the busiest have had their turns.
     """
+    patience = FORK_PATIENCE
     while True:
         importing.acquire()
         # In one order, for two threads may fork at once.
-        if all(one.before_fork(FORK_PATIENCE) for one in sorted(_parting, key=id)):
+        if all(one.before_fork(patience) for one in sorted(_parting, key=id)):
             return
         _after_fork()
+        sleep(0.001)  # else it may have the lock again before anybody who waits for it
+        patience *= 2
 
 
 def _after_fork() -> None:

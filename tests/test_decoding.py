@@ -23,7 +23,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from berlin_chat import decoding
-from berlin_chat.decoding import events, lines, objects, parse, text, without_bom
+from berlin_chat.decoding import Lines, events, lines, objects, parse, text, without_bom
 from berlin_chat.errors import ProtocolError, StreamInterrupted, start
 from berlin_chat.http import encodings, responses
 from berlin_chat.http.encodings import decompressed
@@ -596,6 +596,17 @@ def test_all_content_of_a_byte_comes_with_it_although_it_passes_what_is_given_at
         assert (len(b"".join(came)), error) == (len(content), StreamInterrupted)
 
 
+def test_what_zlib_had_no_room_for_is_not_lost_where_a_fault_follows() -> None:
+    """The last of what it has read may stand for 258 bytes, of which it gives as many as it may."""
+    for size in range(encodings.MAX_CONTENT - 100, encodings.MAX_CONTENT + 300, 10):
+        compressor = zlib.compressobj(wbits=-15, strategy=zlib.Z_FIXED)
+        first, *more = compressor.compress(b"a" * size) + compressor.flush()
+        data = bytes([first & ~1, *more]) + b"\x07" * 8  # not the last block, and none behind it
+        for chunks in ([data], one_by_one(data)):
+            came, error = outcome(decompressed(chunks, "deflate", True))
+            assert (len(b"".join(came)), error) == (size, ProtocolError)
+
+
 def test_a_checksum_that_is_wrong_takes_nothing_of_the_content_away() -> None:
     for chunks in splits(compressed(b"hello", 31)[:-8] + bytes(8)):
         came, error = outcome(decompressed(chunks, "gzip", True))
@@ -916,6 +927,13 @@ def test_a_line_may_be_as_long_as_the_limit_and_no_longer(short_limit: int, end:
     for chunks in splits(b"a" + end + longest + b"x" + end + b"b" + end):
         # What stands before it comes all the same, also in one read with it.
         assert outcome(lines(chunks)) == ([b"a"], ProtocolError)
+
+
+def test_a_line_that_is_too_long_is_so_for_ever(short_limit: int) -> None:
+    splitter = Lines()
+    for data in (b"a\n" + b"x" * (short_limit + 1), b"b\n", b"c\n"):
+        came, error = outcome(iter(splitter.feed(data)))
+        assert (came, error) == ([b"a"] if data.startswith(b"a") else [], ProtocolError)
 
 
 def test_a_bom_does_not_count_as_part_of_the_line(short_limit: int) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import trustme
 
+from berlin_chat import process
 from wire import BERLIN, H2O, OPENAI, PATIENCE, Chunked, Connection, Recorded, Speech, Wire, speak
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
@@ -179,6 +180,24 @@ forker.join()
 def test_a_fork_lets_a_read_that_it_waits_for_import_something(wire: Wire, tmp_path: Path) -> None:
     wire.on(*OPENAI.route, speak(OPENAI, ["ok"]))
     assert run(IN_A_READ, wire.url, "openai", str(tmp_path / "history.db")) == "ok\n"
+
+
+def test_a_fork_waits_longer_each_time_until_all_locks_are_to_be_had() -> None:
+    asked: list[float] = []
+
+    class Busy:
+        def before_fork(self, patience: float) -> bool:
+            asked.append(patience)
+            return len(asked) > 3
+
+        def after_fork(self) -> None:
+            pass
+
+    busy = Busy()
+    process.around_fork(busy)
+    process._before_fork()
+    process._after_fork()
+    assert asked == [process.FORK_PATIENCE * times for times in (1, 2, 4, 8)]
 
 
 def test_pools_of_forked_processes_can_be_made_while_threads_ask(wire: Wire) -> None:

@@ -24,6 +24,7 @@ from berlin_chat import (
     RateLimitError,
     cancellation,
 )
+from berlin_chat.cancellation import Limits
 from berlin_chat.http.login import LoggedIn, Login
 from wire import BERLIN, PATIENCE, Connection, Recorded, Script, Wire, log_in, speak, wait_for
 
@@ -310,3 +311,34 @@ def test_who_waits_for_a_login_goes_on_as_soon_as_it_has_come(
     wire.on("POST", "/api/login", slowly)
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(provider.ask, ["Hi"] * 2)) == ["ok"] * 2
+
+
+def test_to_log_in_beforehand_is_to_log_in_once_and_only_with_an_account(provider_for: Make, wire: Wire) -> None:
+    provider: Any = provider_for(BERLIN, SAY_OK)
+    provider.log_in(Limits())
+    provider.log_in(Limits())
+    assert provider.ask("Hi") == "ok"
+    assert len(wire.asked("POST", "/api/login")) == 1
+    with Berlin(wire.url, token="token-1") as other:
+        other.log_in(Limits())
+    assert len(wire.asked("POST", "/api/login")) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "told"),
+    [
+        (200, AuthenticationError, 200),
+        (301, ProtocolError, 301),
+        (399, ProtocolError, 399),
+        (400, AuthenticationError, 400),
+        (499, AuthenticationError, 499),
+        (500, APIStatusError, 500),
+    ],
+)
+def test_what_refuses_a_login(status: int, kind: type[Exception], told: int, provider_for: Make, wire: Wire) -> None:
+    provider = provider_for(BERLIN, SAY_OK)
+    wire.on("POST", "/api/login", lambda request, connection: connection.respond(status, {"code": 1, "msg": "no"}))
+    with pytest.raises(kind) as caught:
+        provider.ask("Hi")
+    error: Any = caught.value
+    assert (type(error), error.status) == (kind, told)

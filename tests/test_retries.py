@@ -20,7 +20,9 @@ from berlin_chat import (
     StreamInterrupted,
     Ylokh,
 )
+from berlin_chat.http import connecting
 from berlin_chat.http.retries import LONGEST_RETRY_AFTER, retry_after, retry_policy
+from berlin_chat.http.transport import Exchange
 from wire import YLOKH, Chunked, Connection, Recorded, Script, Speech, Wire, speak
 
 Make = Callable[..., Provider]
@@ -193,3 +195,26 @@ def test_a_kept_connection_that_closes_when_it_is_used_again_is_asked_again_at_o
     for attempts in (1, 2):
         reply = provider.ask("Hi", deadline=5)
         assert (reply, reply.attempts) == ("ok", attempts)
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["http", "https"])
+def test_only_where_a_kept_connection_was_closed_there_is_no_wait(
+    secure: bool, provider_for: Make, make_secure: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With TLS urllib3 connects before it asks."""
+    asked, waits = [], []
+
+    def once(request: Recorded, connection: Connection) -> None:
+        asked.append(request)
+        (close if len(asked) > 1 else speak(YLOKH, ["ok"]))(request, connection)
+
+    def refuse(*_: object) -> None:
+        raise ConnectionRefusedError("nobody listens")
+
+    provider = (make_secure if secure else provider_for)(YLOKH, once, retries=3)
+    assert provider.ask("Hi") == "ok"
+    monkeypatch.setattr(Exchange, "sleep", lambda exchange, seconds, reason: waits.append(seconds))
+    monkeypatch.setattr(connecting, "_one", refuse)
+    with pytest.raises(APIConnectionError, match="nobody listens"):
+        provider.ask("Hi")
+    assert [wait > 0 for wait in waits] == [False, True, True]

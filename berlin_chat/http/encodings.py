@@ -56,7 +56,8 @@ def decompressed(chunks: Iterable[bytes], encoding: str, may_be_empty: bool) -> 
 
 def _before_the_fault(decoder: Any, data: bytes) -> bytes:
     """What stands before the byte that zlib does not take: what it had found by then, it keeps to itself."""
-    content, good, bad = b"", 0, len(data)  # pragma: no mutate - what is less than nothing holds no more
+    # Nothing at all may still bring what it had no room for before. pragma: no mutate - and less than that, too
+    content, good, bad = b"", -1, len(data)
     while bad - good > 1:  # pragma: no mutate - it comes down to 1, and never below
         middle = (good + bad) // 2
         try:

@@ -297,7 +297,7 @@ class Exchange(Owner):
     ) -> requests.Response:
         self.leave()
         self.check()
-        self.url, self._ahead, self.headers = url, None, {}
+        self.url, self._ahead, self.headers, self.reused = url, None, {}, False
         try:
             response = self._response = self.transport.send(self, method, url, headers, body)
         except Exception as error:

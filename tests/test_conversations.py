@@ -249,6 +249,14 @@ def test_settings_are_posted_once_for_many_threads(provider_for: Make, wire: Wir
     assert left(wire) == set()
 
 
+@pytest.mark.parametrize("status", [200, 303])
+def test_settings_may_be_answered_by_a_whole_page(status: int, provider_for: Make, wire: Wire) -> None:
+    provider = provider_for(H2O, speak(H2O, ["a"]))
+    page = {"Content-Type": "text/html", "Location": "/"}
+    wire.on("POST", "/settings", lambda request, connection: connection.respond(status, b"<!DOCTYPE html>", page))
+    assert provider.ask("Hi") == "a"
+
+
 def test_a_session_that_the_server_has_forgotten_is_begun_anew_at_once(
     provider_for: Make, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:

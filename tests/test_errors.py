@@ -220,7 +220,8 @@ def test_a_completion_without_its_fields_is_a_protocol_error(body: bytes, provid
 def test_a_conversation_without_an_id_is_a_protocol_error(body: bytes, provider_for: Make, wire: Wire) -> None:
     provider = provider_for(H2O, responding(200))
     wire.on("POST", "/conversation", responding(200, body))
-    assert type(failing(provider)) is ProtocolError
+    error = failing(provider)
+    assert (type(error), error.status) == (ProtocolError, 200 if body != b"<html>" else None)
 
 
 @pytest.mark.parametrize("speech", [BERLIN, YLOKH, H2O], ids=lambda speech: speech.name)

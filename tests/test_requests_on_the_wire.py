@@ -170,6 +170,7 @@ def test_h2o_accepts_the_settings_once_and_opens_a_conversation_for_each_questio
     assert all(request.header("Referer") == wire.url + "/" for request in wire.requests)
     assert [request.header("Cookie") for request in wire.requests] == [None] + ["hf-chat=cookie-1"] * 6
     assert wire.requests[5].json["inputs"] == "Hi"
+    assert wire.requests[5].json["parameters"]["truncate"] == 2048
     assert len(wire.connections) == 1
 
 

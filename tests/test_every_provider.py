@@ -858,6 +858,11 @@ class TestEveryProvider:
         answer = responding(500, f"you sent sid={COOKIE}".encode(), {"Set-Cookie": change})
         assert confidant.told(answer) == []
 
+    def test_no_error_tells_a_cookie_that_the_same_answer_sets(self, make: Make) -> None:
+        body = json.dumps({"error": f"your session is {COOKIE}"}).encode()
+        answer = responding(500, body, {"Set-Cookie": f"sid={COOKIE}; Path=/", "Content-Type": "application/json"})
+        assert told([COOKIE], failing(make(answer))) == []
+
     def test_no_error_tells_one_of_several_cookies_that_the_caller_gave(self, make: Make) -> None:
         def repeat(request: Recorded, connection: Connection) -> None:
             cookies = dict(pair.split("=", 1) for pair in (request.header("Cookie") or "").split("; "))

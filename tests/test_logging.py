@@ -53,6 +53,7 @@ def test_a_retry_is_one_line_that_says_what_it_waits_for(
     lines = told(caplog, logging.WARNING)
     assert len(lines) == 2
     for number, line in enumerate(lines, 2):
+        assert line.startswith("http://127.0.0.1:")
         assert "503" in line
         assert "warming up" in line
         assert f"Attempt {number} follows in 0." in line

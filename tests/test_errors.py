@@ -655,3 +655,11 @@ def test_a_failure_without_a_word_is_told_by_the_name_of_what_is_innermost() -> 
 def test_only_a_path_of_certificates_makes_the_request_wrong(said: str, kind: type[ChatError]) -> None:
     assert type(failures.explanation(OSError(said), (1.0, 2.0))) is kind
     assert type(failures.explanation(ConnectionError(said), (1.0, 2.0))) is StreamInterrupted
+
+
+@pytest.mark.parametrize("speech", [ACYTOO, BERLIN, H2O], ids=lambda speech: speech.name)
+def test_what_is_labelled_as_a_page_is_one_whatever_it_begins_with(speech: Speech, provider_for: Make) -> None:
+    body = b"".join(speech.parts(["a", "b"]))
+    error = failing(provider_for(speech, responding(200, b'{"content": "a"}' + body, {"Content-Type": "text/html"})))
+    assert type(error) is ProtocolError
+    assert "a web page came back" in str(error)

@@ -18,7 +18,7 @@ from __future__ import annotations
 LIMIT = 3
 
 
-def more(given: int | None, /, other: int = 0) -> int | None:
+def more(given: int | None, *, other: int = 0) -> int | None:
     # pragma: no mutate - whatever is given
     if given is None:
         return None

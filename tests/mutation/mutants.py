@@ -84,7 +84,17 @@ def _program(code: str) -> str | None:
 
 
 class _Unannotated(ast.NodeTransformer):
-    """Takes away what only type checkers read: the annotations, which nothing evaluates, and their imports."""
+    """Takes away what only type checkers read: annotations, which nothing evaluates, and their imports.
+
+    Nor does it matter which arguments must be given by name, or must not be.
+    """
+
+    def visit_arguments(self, node: ast.arguments) -> ast.AST:
+        defaults: list[ast.expr | None] = [None] * (len(node.posonlyargs) + len(node.args) - len(node.defaults))
+        node.kw_defaults = [*defaults, *node.defaults, *node.kw_defaults]
+        node.kwonlyargs = [*node.posonlyargs, *node.args, *node.kwonlyargs]
+        node.posonlyargs, node.args, node.defaults = [], [], []
+        return self.generic_visit(node)
 
     def visit_arg(self, node: ast.arg) -> ast.arg:
         node.annotation = None

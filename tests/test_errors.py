@@ -657,6 +657,11 @@ def test_only_a_path_of_certificates_makes_the_request_wrong(said: str, kind: ty
     assert type(failures.explanation(ConnectionError(said), (1.0, 2.0))) is StreamInterrupted
 
 
+@pytest.mark.parametrize("status", [200, 201, 299])
+def test_each_success_is_one(status: int, provider_for: Make) -> None:
+    assert provider_for(ACYTOO, responding(status, b"text")).ask("Hi") == "text"
+
+
 @pytest.mark.parametrize("speech", [ACYTOO, BERLIN, H2O], ids=lambda speech: speech.name)
 def test_what_is_labelled_as_a_page_is_one_whatever_it_begins_with(speech: Speech, provider_for: Make) -> None:
     body = b"".join(speech.parts(["a", "b"]))

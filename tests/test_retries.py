@@ -217,4 +217,6 @@ def test_only_where_a_kept_connection_was_closed_there_is_no_wait(
     monkeypatch.setattr(connecting, "_one", refuse)
     with pytest.raises(APIConnectionError, match="nobody listens"):
         provider.ask("Hi")
-    assert [wait > 0 for wait in waits] == [False, True, True]
+    assert waits[0] == 0
+    assert len(waits) == 3
+    assert min(waits[1:]) > 0

@@ -668,3 +668,7 @@ def test_what_is_labelled_as_a_page_is_one_whatever_it_begins_with(speech: Speec
     error = failing(provider_for(speech, responding(200, b'{"content": "a"}' + body, {"Content-Type": "text/html"})))
     assert type(error) is ProtocolError
     assert "a web page came back" in str(error)
+
+
+def test_what_comes_right_behind_the_successes_is_none(provider_for: Make) -> None:
+    assert failing(provider_for(ACYTOO, responding(300, b"text"))).status == 300

@@ -37,6 +37,7 @@ from berlin_chat import (
     Ylokh,
     get_provider,
 )
+from berlin_chat.cancellation import Limits
 from berlin_chat.http import failures
 from wire import (
     ACYTOO,
@@ -672,3 +673,14 @@ def test_what_is_labelled_as_a_page_is_one_whatever_it_begins_with(speech: Speec
 
 def test_what_comes_right_behind_the_successes_is_none(provider_for: Make) -> None:
     assert failing(provider_for(ACYTOO, responding(300, b"text"))).status == 300
+
+
+@pytest.mark.parametrize(("status", "slower"), [(400, False), (429, True), (430, False), (503, False)])
+def test_only_429_slows_a_batch_down(status: int, slower: bool, provider_for: Make) -> None:
+    refused: list[float | None] = []
+    limiter: Any = SimpleNamespace(wait=lambda sleep: None, refused=refused.append)
+    provider: Any = provider_for(ACYTOO, responding(status, b"no", {"Retry-After": "7"}))
+    settings = provider._transport.settings
+    with provider._transport.exchange(Limits(limiter=limiter), settings) as exchange, pytest.raises(ChatError):
+        exchange.post("/api/completions", {})
+    assert refused == ([7.0] if slower else [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import pickle
 import socket
@@ -684,3 +685,10 @@ def test_only_429_slows_a_batch_down(status: int, slower: bool, provider_for: Ma
     with provider._transport.exchange(Limits(limiter=limiter), settings) as exchange, pytest.raises(ChatError):
         exchange.post("/api/completions", {})
     assert refused == ([7.0] if slower else [])
+
+
+def test_content_is_decompressed_by_either_name_of_gzip_and_refused_by_a_name_of_another(provider_for: Make) -> None:
+    for name in ("gzip", "x-gzip", "X-GZIP"):
+        answer = responding(200, gzip.compress(b"text"), {"Content-Encoding": name})
+        assert provider_for(ACYTOO, answer).ask("Hi") == "text"
+    assert type(failing(provider_for(ACYTOO, responding(200, b"text", {"Content-Encoding": "zstd"})))) is ProtocolError

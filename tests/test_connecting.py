@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,8 +20,10 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import NameResolutionError, NewConnectionError
 
 from berlin_chat import APIConnectionError, APITimeoutError, ChatError, Provider, Ylokh, get_provider
+from berlin_chat.cancellation import Deadline
 from berlin_chat.http.connections import Owner
 from berlin_chat.http.failures import causes
+from berlin_chat.http.transport import _time_left
 from wire import PROMISE, YLOKH, Speech, Stopwatch, Wire, ends_in_time, speak
 
 Make = Callable[..., Provider]
@@ -317,3 +320,20 @@ def test_a_callers_own_address_options_and_way_of_connecting_are_kept(
     monkeypatch.setattr(urllib3.util.connection, "create_connection", connect)
     assert provider_for(YLOKH, speak(YLOKH, ["x"])).ask("Hi") == "x"
     assert peers == [address_of(wire)]
+
+
+@pytest.mark.parametrize(
+    ("deadline", "given", "most"),
+    [(None, (3.0, 7.0), (3.0, 7.0)), (None, (None, None), (None, None)), (5.0, (3.0, 7.0), (3.0, 5.0))],
+)
+def test_a_request_has_the_timeouts_and_no_more_than_is_left_of_the_deadline(
+    deadline: float | None, given: Any, most: Any
+) -> None:
+    exchange: Any = SimpleNamespace(settings=SimpleNamespace(timeout=given), deadline=deadline and Deadline(deadline))
+    assert _time_left(exchange) == (pytest.approx(most, abs=0.5) if deadline else most)
+
+
+def test_a_request_at_the_deadline_has_next_to_no_time() -> None:
+    """To urllib3, 0 is no timeout at all."""
+    exchange: Any = SimpleNamespace(settings=SimpleNamespace(timeout=(3.0, 7.0)), deadline=Deadline(0))
+    assert _time_left(exchange) == (0.001, 0.001)

@@ -346,6 +346,7 @@ class Exchange(Owner):
 
     def _received(self, response: requests.Response, read: Callable[[int], bytes]) -> Iterator[bytes]:
         while True:
+            # pragma: no mutate - only spares a read, which would come to the same
             if self._stopped:
                 self.check()
             try:

@@ -58,7 +58,7 @@ class Owner(Stoppable):
     def __init__(self, limits: Limits, write_timeout: float | None = None) -> None:
         super().__init__(limits)
         self.write_timeout = write_timeout
-        self.reused = False
+        self.reused = False  # pragma: no mutate - it is said before each request
         self._socket: list[Any] = []  # at most one
 
     def attach(self, sock: Any) -> None:

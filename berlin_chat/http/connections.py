@@ -120,7 +120,8 @@ class StaleConnection(ConnectionError):
 class Interruptible(Connecting):
     """Mixed into urllib3's connection classes: tells the exchange that this thread works for which socket it uses."""
 
-    _kept = False  # an answer has come, and nothing was sent since
+    # An answer has come, and nothing was sent since. pragma: no mutate - connect() says it first
+    _kept = False
 
     @property
     def owner(self) -> Owner | None:

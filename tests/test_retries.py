@@ -220,3 +220,22 @@ def test_only_where_a_kept_connection_was_closed_there_is_no_wait(
     assert waits[0] == 0
     assert len(waits) == 3
     assert min(waits[1:]) > 0
+
+
+def test_where_nobody_listens_any_more_there_is_a_wait(
+    provider_for: Make, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kept connection was closed long before: it is made anew, and that fails."""
+    waits: list[float] = []
+
+    def refuse(*_: object) -> None:
+        raise ConnectionRefusedError("nobody listens")
+
+    provider = provider_for(YLOKH, speak(YLOKH, ["ok"]), retries=1)
+    assert provider.ask("Hi") == "ok"
+    wire.connections[0].close()
+    monkeypatch.setattr(Exchange, "sleep", lambda exchange, seconds, reason: waits.append(seconds))
+    monkeypatch.setattr(connecting, "_one", refuse)
+    with pytest.raises(APIConnectionError, match="nobody listens"):
+        provider.ask("Hi")
+    assert [wait > 0 for wait in waits] == [True]

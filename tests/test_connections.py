@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import queue
 import socket
 import sys
 import threading
@@ -11,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -443,6 +445,21 @@ def test_no_pool_has_a_lock_that_a_finalizer_could_wait_for(scheme: str, proxy: 
     pool = adapter.get_connection_with_tls_context(request, True, proxies={scheme: proxy} if proxy else None)
     assert type(pool.pool) is Stack
     close_pool(pool)
+
+
+def test_a_stack_keeps_as_many_connections_as_it_may_and_closes_the_others() -> None:
+    closed: list[str] = []
+    first, second, third = (SimpleNamespace(close=lambda name=name: closed.append(name)) for name in "123")
+    stack = Stack(2)
+    for connection in (None, first, None, second, None, third):
+        stack.put(connection)
+    assert (stack.qsize(), closed) == (2, ["3"])
+    assert [stack.get(), stack.get()] == [second, first]
+    with pytest.raises(queue.Empty):
+        stack.get()
+    stack.close()
+    stack.put(first)
+    assert (stack.qsize(), closed) == (0, ["3", "1"])
 
 
 def test_a_connection_that_comes_back_while_its_pool_is_closed_is_closed_too() -> None:

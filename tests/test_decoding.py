@@ -23,7 +23,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from berlin_chat import decoding
-from berlin_chat.decoding import Lines, events, lines, objects, parse, text, without_bom
+from berlin_chat.decoding import Lines, document, events, lines, objects, parse, text, without_bom
 from berlin_chat.errors import ProtocolError, StreamInterrupted, start
 from berlin_chat.http import encodings, responses
 from berlin_chat.http.encodings import decompressed
@@ -1340,3 +1340,13 @@ def test_an_error_shows_the_start_of_the_line_and_not_all_of_it() -> None:
     for raised in (broken, interrupted):
         assert '{"error": oops' in str(raised.value)
         assert len(str(raised.value)) < 300
+
+
+def test_a_document_may_be_as_long_as_the_limit_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "MAX_DOCUMENT", 20)
+    longest = b'{"a":"' + b"x" * 12 + b'"}'
+    for chunks in splits(longest):
+        assert document(chunks) == json.loads(longest)
+    for chunks in splits(longest + b" "):
+        with pytest.raises(ProtocolError, match="more than 20 bytes"):
+            document(chunks)

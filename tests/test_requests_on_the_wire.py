@@ -273,3 +273,10 @@ def test_the_class_attributes_are_those_of_the_seeds() -> None:
 def test_acytoo_refuses_options_that_its_protocol_does_not_have() -> None:
     with pytest.raises(InvalidRequest, match="no option 'max_tokens': it has temperature"):
         Acytoo(base_url="http://127.0.0.1:1").stream("Hi", max_tokens=3)
+
+
+@pytest.mark.parametrize("size", [16_384, 50_000, 300_000])
+def test_a_long_question_arrives_whole(size: int, provider_for: Make, wire: Wire) -> None:
+    question = "".join(f"{number:08}" for number in range(size // 8))
+    provider_for(YLOKH, speak(YLOKH, ["x"])).ask(question)
+    assert wire.requests[-1].json["messages"][0]["content"] == question

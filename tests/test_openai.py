@@ -498,3 +498,60 @@ def test_a_group_lists_the_models_of_all_its_providers(wire: Wire) -> None:
     wire.on("GET", "/v1/models", lambda request, connection: connection.respond(200, found))
     with Fallback([OpenAICompatible(wire.url), OpenAICompatible(wire.url)]) as group:
         assert group.models() == ["llama3", "qwen"]
+
+
+# What only mutants had shown
+
+
+@pytest.mark.parametrize("cls", [OpenAICompatible, Ylokh])
+@pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/chat/completions"])
+def test_an_address_is_shown_without_what_every_server_has(path: str, cls: type[OpenAICompatible]) -> None:
+    assert cls(f"http://127.0.0.1:9{path}").base_url == "http://127.0.0.1:9"
+
+
+def test_an_event_of_one_byte_may_be_the_longest() -> None:
+    assert OpenAICompatible("http://127.0.0.1:9", max_event_bytes=1)
+
+
+def test_only_one_reply_may_be_asked_for(wire: Wire) -> None:
+    wire.on("POST", ".*", speak(OPENAI, ["Hi"]))
+    with OpenAICompatible(wire.url) as provider:
+        assert provider.ask("Hi", n=1) == "Hi"
+        for number in (0, 2):
+            with pytest.raises(InvalidRequest, match="ask_many"):
+                provider.ask("Hi", n=number)
+    assert [request.json["n"] for request in wire.requests] == [1]
+
+
+def test_an_unstreamed_question_lacks_nothing_but_stream_options(wire: Wire) -> None:
+    whole = {"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}]}
+    wire.on("POST", ".*", lambda request, connection: connection.respond(200, whole))
+    with OpenAICompatible(wire.url, model="m") as provider:
+        assert provider.ask("Hi", stream=False, temperature=0.5, user="me", seed=1) == "Hi"
+    sent = wire.requests[0].json
+    assert sent.keys() == {"messages", "model", "stream", "temperature", "user", "seed"}
+
+
+def test_a_list_of_models_that_is_none_came_with_success(wire: Wire) -> None:
+    wire.on("GET", ".*", lambda request, connection: connection.respond(200, {"data": [{"name": "m"}]}))
+    with OpenAICompatible(wire.url) as provider, pytest.raises(ProtocolError) as caught:
+        provider.models()
+    assert caught.value.status == 200
+
+
+def test_a_question_without_stream_options_says_nothing_of_whether_the_server_takes_them(wire: Wire) -> None:
+    whole = {"choices": [{"message": {"content": "whole"}, "finish_reason": "stop"}]}
+
+    def strict(request: Recorded, connection: Connection) -> None:
+        if "stream_options" in request.json:
+            connection.respond(400, {"error": {"message": "unknown field stream_options"}})
+        elif request.json["stream"]:
+            speak(OPENAI, ["streamed"])(request, connection)
+        else:
+            connection.respond(200, whole)
+
+    wire.on("POST", ".*", strict)
+    with OpenAICompatible(wire.url, retries=0) as provider:
+        assert provider.ask("Hi", stream=False) == "whole"
+        assert [provider.ask("Hi"), provider.ask("Hi")] == ["streamed"] * 2
+    assert ["stream_options" in request.json for request in wire.requests] == [False, True, False, False]

@@ -692,3 +692,21 @@ def test_content_is_decompressed_by_either_name_of_gzip_and_refused_by_a_name_of
         answer = responding(200, gzip.compress(b"text"), {"Content-Encoding": name})
         assert provider_for(ACYTOO, answer).ask("Hi") == "text"
     assert type(failing(provider_for(ACYTOO, responding(200, b"text", {"Content-Encoding": "zstd"})))) is ProtocolError
+
+
+@pytest.mark.parametrize("said", [b"hello", b"SSH-2.0-OpenSSH_9.9", b"SSH-2.0-OpenSSH_9.9\r\n"])
+def test_who_says_something_else_than_http_and_goes_does_not_speak_it(said: bytes, provider_for: Make) -> None:
+    def other(request: Recorded, connection: Connection) -> None:
+        connection.send(said)
+        connection.close()
+
+    assert type(failing(provider_for(ACYTOO, other))) is ProtocolError
+
+
+@pytest.mark.parametrize("said", [b"H", b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\nContent-Le", b"HTTP/1.1 200 OK\r\n"])
+def test_a_head_that_is_cut_off_is_no_head(said: bytes, provider_for: Make) -> None:
+    def torn(request: Recorded, connection: Connection) -> None:
+        connection.send(said)
+        connection.close()
+
+    assert type(failing(provider_for(ACYTOO, torn))) is APIConnectionError

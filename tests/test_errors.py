@@ -694,7 +694,11 @@ def test_content_is_decompressed_by_either_name_of_gzip_and_refused_by_a_name_of
     assert type(failing(provider_for(ACYTOO, responding(200, b"text", {"Content-Encoding": "zstd"})))) is ProtocolError
 
 
-@pytest.mark.parametrize("said", [b"hello", b"SSH-2.0-OpenSSH_9.9", b"SSH-2.0-OpenSSH_9.9\r\n"])
+@pytest.mark.parametrize(
+    "said",
+    [b"hello", b"SSH-2.0-OpenSSH_9.9", b"SSH-2.0-OpenSSH_9.9\r\n", b"HTTP/1.1 200 " + b"x" * 70_000],
+    ids=["a word", "another protocol", "a line of another protocol", "a line that is too long"],
+)
 def test_who_says_something_else_than_http_and_goes_does_not_speak_it(said: bytes, provider_for: Make) -> None:
     def other(request: Recorded, connection: Connection) -> None:
         connection.send(said)

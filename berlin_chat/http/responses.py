@@ -234,14 +234,12 @@ class _Head:
 
     def __init__(self, file: Any) -> None:
         self._file = file
-        self._first = True
 
     def readline(self, size: int) -> bytes:
         line: bytes = self._file.readline(size)
-        first, self._first = self._first, False
-        if first and not line.startswith(b"HTTP/"[: len(line)]):
-            return line  # it is none, whole or not
-        if not line.endswith(b"\n") and len(line) < size:
+        # A first line that does not begin like this is no head, whole or not. Behind a field that was cut off comes
+        # nothing, which begins like anything.
+        if line.startswith(b"HTTP/"[: len(line)]) and not line.endswith(b"\n") and len(line) < size:
             raise http.client.RemoteDisconnected("the connection was closed in the middle of the head")
         return line
 

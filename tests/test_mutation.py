@@ -8,7 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from mutation.mutants import mutants
+from mutation.search import rooms
+from mutation.survey import _statement
 
 TESTS = Path(__file__).parent
 
@@ -57,6 +61,12 @@ def test_a_room_is_told_of_whose_changes_nobody_notices() -> None:
     assert done.returncode == 1, done.stderr
     assert told["survived"] > 0
     assert len(re.findall(r"^\+ ", done.stdout, re.MULTILINE)) == told["survived"], "each is shown"
+
+
+@pytest.mark.parametrize("room", ["http/connecting", "http/responses"])  # which have decorators
+def test_each_mutant_stands_in_a_statement(room: str) -> None:
+    path = TESTS.parent / rooms()[room]
+    assert all(_statement(path, mutant.line) for mutant in mutants(path))
 
 
 def test_a_room_that_does_not_exist_is_told() -> None:

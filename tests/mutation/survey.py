@@ -91,14 +91,19 @@ def _statement(path: Path, line: int) -> tuple[range, bool]:
     around = [
         node
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or 0)
+        if isinstance(node, ast.stmt) and _begin(node) <= line <= (node.end_lineno or 0)
     ]
-    inner = max(around, key=lambda node: node.lineno)
+    inner = max(around, key=_begin)
     end = inner.end_lineno or 0
     if not isinstance(inner, (ast.FunctionDef, ast.ClassDef)) and (body := getattr(inner, "body", None)):
         end = body[0].lineno - 1
     in_function = any(isinstance(node, ast.FunctionDef) for node in around if node is not inner)
-    return range(inner.lineno, end + 1), in_function
+    return range(_begin(inner), end + 1), in_function
+
+
+def _begin(statement: ast.stmt) -> int:
+    """Its first line, be it a decorator's."""
+    return min(part.lineno for part in (statement, *getattr(statement, "decorator_list", ())))
 
 
 def survey(tests: list[str], sources: list[str], folder: Path) -> Survey:

@@ -40,6 +40,7 @@ from berlin_chat import (
 )
 from berlin_chat.cancellation import Limits
 from berlin_chat.http import failures
+from berlin_chat.http.responses import start_of
 from wire import (
     ACYTOO,
     BERLIN,
@@ -714,3 +715,11 @@ def test_a_head_that_is_cut_off_is_no_head(said: bytes, provider_for: Make) -> N
         connection.close()
 
     assert type(failing(provider_for(ACYTOO, torn))) is APIConnectionError
+
+
+def test_no_more_of_an_error_is_read_than_is_kept() -> None:
+    owner, response = SimpleNamespace(deadline=None), SimpleNamespace(raw=None)
+    body: Any = iter([b"a"] * 10)
+    assert start_of(body, response, owner, 5.0, 4) == b"aaaa"  # type: ignore[arg-type]
+    assert len(list(body)) == 6
+    assert owner.deadline is None

@@ -6,6 +6,7 @@ With ``responses``, ``requests-mock``, ``pytest-httpserver`` and ``vcrpy``.
 from __future__ import annotations
 
 import gc
+import gzip
 import io
 import json
 import threading
@@ -403,3 +404,11 @@ def test_an_adapter_may_answer_with_what_has_no_connection_to_give_back(end: str
                 stream = asked.stream("Hi")
                 assert next(stream) == "Hel"
                 stream.close()
+
+
+def test_a_reply_of_responses_may_be_compressed() -> None:
+    body = gzip.compress(b'data: {"choices": [{"delta": {"content": "Hello"}, "finish_reason": "stop"}]}\n\n')
+    headers = {"Content-Encoding": "gzip", "Content-Type": "text/event-stream"}
+    with responses.RequestsMock() as mock:
+        mock.post(f"{URL}/v1/chat/completions", body=body, headers=headers)
+        assert get_provider("openai", base_url=URL, retries=0).ask("Hi") == "Hello"

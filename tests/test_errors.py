@@ -723,3 +723,10 @@ def test_no_more_of_an_error_is_read_than_is_kept() -> None:
     assert start_of(body, response, owner, 5.0, 4) == b"aaaa"  # type: ignore[arg-type]
     assert len(list(body)) == 6
     assert owner.deadline is None
+
+
+def test_an_answer_may_be_as_long_as_the_limit_and_no_longer(provider_for: Make) -> None:
+    provider = provider_for(ACYTOO, responding(200, b"12345678"), max_reply_bytes=8)
+    assert provider.ask("Hi") == "12345678"
+    error = failing(provider_for(ACYTOO, responding(200, b"123456789"), max_reply_bytes=8))
+    assert (type(error), "max_reply_bytes" in str(error)) == (ProtocolError, True)

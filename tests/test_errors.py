@@ -40,7 +40,7 @@ from berlin_chat import (
 )
 from berlin_chat.cancellation import Limits
 from berlin_chat.http import failures
-from berlin_chat.http.responses import start_of
+from berlin_chat.http.responses import peeked, start_of
 from wire import (
     ACYTOO,
     BERLIN,
@@ -730,3 +730,13 @@ def test_an_answer_may_be_as_long_as_the_limit_and_no_longer(provider_for: Make)
     assert provider.ask("Hi") == "12345678"
     error = failing(provider_for(ACYTOO, responding(200, b"123456789"), max_reply_bytes=8))
     assert (type(error), "max_reply_bytes" in str(error)) == (ProtocolError, True)
+
+
+def test_no_more_is_waited_for_than_tells_what_a_body_is() -> None:
+    def body() -> Iterator[bytes]:
+        yield b"  eve"
+        yield b"nt:"
+        pytest.fail("it waits for more")
+
+    start, _ = peeked(body())
+    assert start == b"event:"

@@ -261,7 +261,7 @@ def _of_ours(pool: type, plain: type) -> type:
     return type(pool.__name__, (_Pool, pool), {"plain": plain, "interruptible": interruptible})
 
 
-@functools.cache
+@functools.cache  # pragma: no mutate - only spares to make them again
 def _socks_pools() -> dict[str, type]:
     """Those for SOCKS, whose module is imported by those only who have PySocks."""
     from urllib3.contrib import socks

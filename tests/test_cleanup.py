@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -92,3 +93,38 @@ def test_close_waits_for_a_thread_that_is_only_about_to_start(monkeypatch: pytes
     workers.close(5)
     assert done == ["work"], "close() did not wait for work that was given before it"
     giver.join(5)
+
+
+def test_close_waits_for_work_under_way_as_long_as_it_may_and_no_longer() -> None:
+    workers, done = Workers(), []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        go_on.wait(20)
+        done.append("work")
+
+    workers.run(work)
+    assert begun.wait(5)
+    began = time.monotonic()
+    workers.close(0.05)
+    assert done == [], "the work was not to be over yet"
+    threading.Timer(0.05, go_on.set).start()
+    workers.close(30)
+    assert done == ["work"], "close() did not wait"
+    assert time.monotonic() - began < 10, "close() waited although all was done"
+
+
+def test_work_may_close_what_it_is_done_by() -> None:
+    workers, ended, over = Workers(), [], threading.Event()
+
+    def work() -> None:
+        try:
+            workers.close(1)
+            ended.append("closed")
+        finally:
+            over.set()
+
+    workers.run(work)
+    assert over.wait(5)
+    assert ended == ["closed"], "a thread cannot wait for itself"

@@ -117,7 +117,7 @@ class Workers:
             pass
         for thread in self._threads.copy():
             while thread in self._threads and not thread.is_alive() and not until.passed:
-                sleep(0.001)  # somebody is about to start it
+                sleep(0.001)  # somebody is about to start it; pragma: no mutate - any short while will do
             if thread.is_alive() and thread is not threading.current_thread():
                 thread.join(until.left())
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from berlin_chat import ChatError, H2o
+from berlin_chat.cancellation import Limits
 from berlin_chat.http import cleanup
-from berlin_chat.http.cleanup import Workers
+from berlin_chat.http.cleanup import RemoteResource, RemoteResources, Workers
 
 
 def test_work_is_done_even_if_ctrl_c_came_between_putting_it_and_waking_a_thread() -> None:
@@ -128,3 +131,69 @@ def test_work_may_close_what_it_is_done_by() -> None:
     workers.run(work)
     assert over.wait(5)
     assert ended == ["closed"], "a thread cannot wait for itself"
+
+
+# What is made on a server, and deleted there
+
+
+@pytest.fixture
+def asked() -> list[str]:
+    """What the server was asked for, in turn."""
+    return []
+
+
+@pytest.fixture
+def resource(asked: list[str]) -> Iterator[RemoteResource[str]]:
+    """One that nobody has made yet."""
+    with H2o("http://127.0.0.1:9", retries=0) as provider:
+        transport = provider._transport
+        resources = RemoteResources[str](
+            transport, lambda own, made: asked.append(f"delete {made}"), lambda own, made: asked.append(f"stop {made}")
+        )
+        exchange = transport.exchange(Limits(), transport.settings)
+        yield RemoteResource(resources, exchange, lambda own: "it")
+
+
+def no_thread(*_: Any) -> None:
+    raise ChatError("no thread could be started")
+
+
+@pytest.mark.parametrize("at_work", [False, True])
+def test_only_a_server_that_is_at_work_is_stopped(
+    at_work: bool, resource: RemoteResource[str], asked: list[str]
+) -> None:
+    assert resource.create() == "it"
+    if at_work:
+        resource.at_work = True
+    resource.delete()
+    assert asked == (["stop it", "delete it"] if at_work else ["delete it"])
+
+
+def test_what_is_left_is_deleted_without_a_thread_where_there_is_none(
+    resource: RemoteResource[str], asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resource.create()
+    resources: Any = resource._resources
+    monkeypatch.setattr(resources.workers, "run", no_thread)
+    resources.close()
+    assert asked == ["delete it"]
+
+
+def test_what_no_thread_could_make_is_not_waited_for(
+    resource: RemoteResource[str], asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource._resources.workers, "run", no_thread)
+    began = time.monotonic()
+    with pytest.raises(ChatError):
+        resource.create()
+    resource.delete()
+    assert time.monotonic() - began < cleanup.LAST_TIMEOUT / 2
+    assert asked == []
+
+
+def test_what_nobody_has_begun_to_make_is_not_deleted(
+    resource: RemoteResource[str], asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource._resources.workers, "run", lambda *_: pytest.fail("a thread is asked to"))
+    resource.delete()
+    assert asked == []

@@ -239,7 +239,8 @@ class RemoteResource(Generic[T]):
                 self.finish()
                 tell()  # else it is left to the end of the provider
         if is_free:
-            patience = Deadline(2 * LAST_TIMEOUT)  # for the unknown: this may be a finalizer, and hold any lock
+            # For the unknown: this may be a finalizer, and hold any lock. pragma: no mutate - any such time will do
+            patience = Deadline(2 * LAST_TIMEOUT)
             with contextlib.suppress(ChatError):
                 self._exchange.wait_until(lambda: patience.passed or not done.empty())
             with contextlib.suppress(Empty):

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from berlin_chat import ChatError, H2o
+from berlin_chat import Cancelled, ChatError, H2o
 from berlin_chat.cancellation import Limits
 from berlin_chat.http import cleanup
 from berlin_chat.http.cleanup import RemoteResource, RemoteResources, Workers
+from wire import wait_for
 
 
 def test_work_is_done_even_if_ctrl_c_came_between_putting_it_and_waking_a_thread() -> None:
@@ -197,3 +198,30 @@ def test_what_nobody_has_begun_to_make_is_not_deleted(
     monkeypatch.setattr(resource._resources.workers, "run", lambda *_: pytest.fail("a thread is asked to"))
     resource.delete()
     assert asked == []
+
+
+def test_what_is_the_parents_is_not_deleted(
+    resource: RemoteResource[str], asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resource.create()
+    monkeypatch.setattr(type(resource._exchange), "is_copy", True)
+    monkeypatch.setattr(resource._resources.workers, "run", lambda *_: pytest.fail("a thread is asked to"))
+    resource.delete()
+    assert asked == []
+
+
+def test_what_is_still_being_made_is_deleted_when_it_is_there(resource: RemoteResource[str], asked: list[str]) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def make(own: Any) -> str:
+        begun.set()
+        assert go_on.wait(10)
+        return "it"
+
+    resource._create = make
+    threading.Thread(target=lambda: begun.wait(5) and resource._exchange.stop()).start()
+    with pytest.raises(Cancelled):
+        resource.create()
+    threading.Timer(0.02, go_on.set).start()
+    resource.delete()
+    assert wait_for(lambda: asked) == ["delete it"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from berlin_chat import Cancelled, ChatError, H2o
+from berlin_chat import APIConnectionError, APIStatusError, Cancelled, ChatError, H2o
 from berlin_chat.cancellation import Limits
 from berlin_chat.http import cleanup
 from berlin_chat.http.cleanup import RemoteResource, RemoteResources, Workers
@@ -225,3 +225,21 @@ def test_what_is_still_being_made_is_deleted_when_it_is_there(resource: RemoteRe
     threading.Timer(0.02, go_on.set).start()
     resource.delete()
     assert wait_for(lambda: asked) == ["delete it"]
+
+
+@pytest.mark.parametrize(("error", "times"), [(APIConnectionError, 2), (APIStatusError, 1), (KeyError, 1)])
+def test_a_deletion_is_tried_twice_where_the_connection_broke_and_a_stop_once(
+    error: type[Exception], times: int, resource: RemoteResource[str], asked: list[str]
+) -> None:
+    def fails(what: str) -> Any:
+        def step(own: Any, made: str) -> None:
+            asked.append(what)
+            raise error("no")
+
+        return step
+
+    resource._resources.stop, resource._resources.delete = fails("stop"), fails("delete")
+    resource.create()
+    resource.at_work = True
+    resource.delete()
+    assert asked == ["stop"] + ["delete"] * times

@@ -267,7 +267,7 @@ class RemoteResource(Generic[T]):
         self._deleted.put(None)
 
     def _last(self, step: Callable[[Exchange, T], object], made: T, times: int) -> None:
-        settings = self._exchange.settings._replace(retries=0)
+        settings = self._exchange.settings._replace(retries=0)  # pragma: no mutate - less than none is none, too
         until = Deadline(LAST_TIMEOUT)
         for _ in range(times):
             exchange = Exchange(self._resources.transport, Limits(until.left()), settings)

@@ -288,6 +288,7 @@ class Adapter(HTTPAdapter):
 
     def __init__(self, pool_size: int, pools: set[HTTPConnectionPool]) -> None:
         self._pools = pools
+        # pragma: no mutate - it is one server, be it in several ways
         super().__init__(pool_connections=4, pool_maxsize=pool_size)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:

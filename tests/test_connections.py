@@ -496,3 +496,14 @@ def test_a_connection_that_comes_back_while_its_pool_is_closed_is_closed_too() -
     put(late)
     assert closed == [before, late]
     close_pool(pool)  # a second time, which does nothing
+
+
+def test_what_the_environment_says_is_remembered_for_a_server_and_not_for_an_address() -> None:
+    """Each conversation of chat-ui has an address of its own."""
+    session = Session(4, set())
+    for url in ("http://a.example/x/y", "http://a.example/z?q", "http://a.example"):
+        session.merge_environment_settings(url, {}, True, None, None)
+    assert len(session._found) == 1
+    session.merge_environment_settings("http://b.example/x", {}, True, None, None)
+    session.merge_environment_settings("https://b.example/x", {}, True, None, None)
+    assert len(session._found) == 3

@@ -312,7 +312,7 @@ class _CookiePolicy(DefaultCookiePolicy):
     def return_ok_secure(self, cookie: Any, request: Any) -> bool:
         # Where the request goes: its ``Host`` header, which a caller may have chosen, says nothing about that.
         host = urlsplit(f"//{request.get_host()}").hostname or ""
-        return super().return_ok_secure(cookie, request) or (request.type == "http" and is_loopback(host))
+        return super().return_ok_secure(cookie, request) or is_loopback(host)
 
 
 class _CookieJar(RequestsCookieJar):
@@ -355,7 +355,7 @@ class Session(requests.Session):
         return prepared
 
     def merge_environment_settings(self, url: Any, proxies: Any, *settings: Any) -> dict[str, Any]:
-        server = url.split("/", 3)[:3]
+        server = url.split("/", 3)[:3]  # pragma: no mutate - more parts would be left out, too
         key = (*server, *proxies.items(), *settings, *map(os.environ.get, _ENVIRONMENT))
         found = self._found.get(key)
         if found is None:
